@@ -1,0 +1,86 @@
+"""Relight: a durable workflow engine for AI jobs.
+
+Jobs survive crashes; nothing new starts until the last crash is accounted for; the flight recorder explains everything
+that happened. Errors are in ``relight.errors``, states and records in ``relight.model``.
+"""
+
+from relight.authoring.definitions import (
+    AsyncStep,
+    AsyncWorkflow,
+    Call,
+    Done,
+    NotDone,
+    Queue,
+    Rate,
+    Step,
+    Workflow,
+    step,
+    workflow,
+)
+from relight.authoring.primitives import (
+    Child,
+    ask,
+    cancelled,
+    cleanup,
+    current_job,
+    current_step,
+    heartbeat,
+    log,
+    now,
+    parallel,
+    rng,
+    sleep,
+    sleep_until,
+    start,
+    uuid7,
+    wait_signal,
+)
+from relight.authoring.resource import Resource
+from relight.client.client import AsyncClient, Client
+from relight.client.handles import AsyncJob, Job
+from relight.codec import Codec
+from relight.core.retry import Retry
+from relight.engine.facade import AsyncEngine, Engine
+from relight.secret import Secret
+from relight.version import VERSION as __version__
+
+__all__ = [
+    "AsyncClient",
+    "AsyncEngine",
+    "AsyncJob",
+    "AsyncStep",
+    "AsyncWorkflow",
+    "Call",
+    "Child",
+    "Client",
+    "Codec",
+    "Done",
+    "Engine",
+    "Job",
+    "NotDone",
+    "Queue",
+    "Rate",
+    "Resource",
+    "Retry",
+    "Secret",
+    "Step",
+    "Workflow",
+    "__version__",
+    "ask",
+    "cancelled",
+    "cleanup",
+    "current_job",
+    "current_step",
+    "heartbeat",
+    "log",
+    "now",
+    "parallel",
+    "rng",
+    "sleep",
+    "sleep_until",
+    "start",
+    "step",
+    "uuid7",
+    "wait_signal",
+    "workflow",
+]

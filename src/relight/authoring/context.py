@@ -1,0 +1,124 @@
+"""Where code runs: in which job, which branch, which step. One context variable, inherited by tasks and copied by hand into
+threads that Relight starts; a foreign thread has none, so a step called there is just its function.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from relight.core.commands import JobRef
+from relight.core.flow import Flow
+from relight.core.history import History
+from relight.core.keys import Branch
+from relight.errors import BlockingCall, NotInJob
+from relight.ids import short
+from relight.model import CurrentJob, CurrentStep
+
+T = TypeVar("T")
+
+
+class RunPort(Protocol):
+    """What the code inside a job asks of the run it belongs to."""
+
+    ref: JobRef
+    history: History
+    loop_ident: int | None
+    """The thread of the loop that an async body runs on; None for a sync one."""
+
+    def drive(self, flow: Flow) -> Any:
+        """Interpret a flow's requests, blocking this thread."""
+        ...
+
+    def drive_async(self, flow: Flow) -> Awaitable[Any]:
+        """Interpret a flow's requests on the loop."""
+        ...
+
+    def call_of(
+        self, step: Any, key: str | None, branch: Branch, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Flow:
+        """Take the key of a step's call, record its arguments, and return its flow."""
+        ...
+
+    def on_loop(self, make: Callable[[], Awaitable[T]]) -> T:
+        """Run something async on the engine's loop, blocking this thread."""
+        ...
+
+    def in_thread(self, call: Callable[[], T]) -> Awaitable[T]:
+        """Run something blocking in a thread, awaited on the loop."""
+        ...
+
+    def run_arms(self, arms: Sequence[Callable[[], Any]], limit: int) -> list[Any]:
+        """Run callables in threads, the caller's among them; return results or exceptions in order."""
+        ...
+
+    def current_job(self) -> CurrentJob:
+        """Describe the job."""
+        ...
+
+    def child_command(self, call: Any, parent_key: str, index: int, detached: bool) -> Any:
+        """Make the command that submits a child."""
+        ...
+
+    def decode_result(self, kind: str, text: str | None) -> Any:
+        """Decode a job's outputs as its workflow's result."""
+        ...
+
+    def registry_for(self) -> Any:
+        """Return the codecs in force."""
+        ...
+
+    def open_resource(self, resource: Any) -> Any:
+        """Return the open thing behind a resource."""
+        ...
+
+    def report(self, *, done: float | None, total: float | None, note: str | None) -> None:
+        """Note progress."""
+        ...
+
+    def is_cancelled(self) -> bool:
+        """Tell whether the job was asked to end, or the present try is past its time."""
+        ...
+
+    def default_limit(self) -> int:
+        """Return how many arms run at once when nothing is said."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The place of some code: its run, its branch, the step it is in (None in a workflow's body), and clean-up."""
+
+    run: RunPort
+    branch: Branch
+    step: CurrentStep | None = None
+    cleanup: bool = False
+    engine_step: Any = None
+
+
+SCOPE: ContextVar[Scope | None] = ContextVar("relight_scope", default=None)
+
+
+def in_body(what: str) -> Scope:
+    """Return the scope of a workflow's body. Raises ``NotInJob`` outside of one, and in steps."""
+    scope = SCOPE.get()
+    if scope is None:
+        raise NotInJob(f"{what}() works only inside a job. In tests: relight.testing.run_inline(…)")
+    if scope.step is not None:
+        raise NotInJob(
+            f"{what}() belongs in the workflow, not in step {scope.step.key}: a step's inside is not replayed"
+        )
+    return scope
+
+
+def refuse_on_loop(scope: Scope, what: str, instead: str) -> None:
+    """Raise ``BlockingCall`` when a blocking name is used on the loop that the job runs on."""
+    if scope.run.loop_ident is not None and scope.run.loop_ident == threading.get_ident():
+        ref = scope.run.ref
+        raise BlockingCall(
+            f"{what} would block the event loop inside job {ref.kind} {short(ref.job_id)}. Use: {instead}",
+            job_id=ref.job_id,
+        )

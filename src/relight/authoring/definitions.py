@@ -1,0 +1,570 @@
+"""``@step`` and ``@workflow``: plain objects around functions. Outside a job a step is just its function.
+
+One colour rule everywhere: a blocking name is called in sync code and has ``.aio(...)`` for async code; an async step has
+``.sync(...)`` for sync code. Calling a workflow is a call (inline, same job); ``start`` makes a job.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Generic, Literal, ParamSpec, Protocol, Self, TypeVar, cast, overload
+
+from relight.authoring.context import SCOPE, Scope, refuse_on_loop
+from relight.core.flow import StepSpec
+from relight.core.keys import check_name
+from relight.core.retry import ONE_TRY, Retry
+from relight.errors import BlockingCall, InvalidArgument, NotInJob, RegistrationError
+from relight.model import OnStall
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+InDoubt = Literal["retry", "ask", "fail"]
+Outside = Literal["call", "error"]
+
+
+@dataclass(frozen=True)
+class Done(Generic[R_co]):
+    """A reconciling function's answer: the try did happen, and this was its result."""
+
+    value: R_co
+
+
+@dataclass(frozen=True)
+class NotDone:
+    """A reconciling function's answer: the try did not happen; call the step again."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """``n`` starts in ``per_seconds`` seconds, over all engines."""
+
+    n: int
+    per_seconds: float
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A named line with limits. Defining it writes it to the store at start; ``consume=`` says who takes from it.
+
+    ``slots``: running jobs over all engines; ``per_engine_slots``: in each one. None: no limit of its own.
+    """
+
+    name: str
+    slots: int | None = field(default=None, kw_only=True)
+    per_engine_slots: int | None = field(default=None, kw_only=True)
+    rate: Rate | None = field(default=None, kw_only=True)
+    priority: int = field(default=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "queue")
+        for name in ("slots", "per_engine_slots"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+                raise InvalidArgument(f"Queue({self.name!r}, {name}={value!r}): a whole number, 0 or more, or None")
+
+
+def code_ref(fn: Callable[..., Any]) -> str:
+    """Return where a function is written: ``file.py:12``."""
+    code = getattr(inspect.unwrap(fn), "__code__", None)
+    if code is None:
+        return getattr(fn, "__qualname__", repr(fn))
+    return f"{code.co_filename.rpartition('/')[2]}:{code.co_firstlineno}"
+
+
+def _refuse_generators(fn: Callable[..., Any], what: str) -> None:
+    for test, kind in (
+        (inspect.isasyncgenfunction, "an async generator"),
+        (inspect.isgeneratorfunction, "a generator"),
+    ):
+        if test(fn):
+            raise RegistrationError(
+                f"{fn.__qualname__} is {kind}; a {what} returns one value. publish() the parts and return the whole"
+            )
+
+
+def _check_timeout(name: str, value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
+        raise InvalidArgument(f"{name}={value!r}: a number of seconds above 0")
+    return max(int(value * 1000), 1)
+
+
+_warned: set[str] = set()
+
+
+class _BaseStep(Generic[P, R]):
+    """What sync and async steps share: their declaration, and how a call finds its job."""
+
+    def __init__(self, spec: StepSpec, *, owner: object = None, key: str | None = None) -> None:
+        self._spec = spec
+        self._owner = owner
+        self._key = key
+        self.name = spec.name
+        functools.update_wrapper(cast(Any, self), spec.function)
+        self.__wrapped__ = spec.function
+
+    def __repr__(self) -> str:
+        return f"<step {self.name} ({self._spec.code_ref})>"
+
+    def __reduce__(self) -> str:
+        return str(self.__wrapped__.__qualname__)
+
+    @property
+    def spec(self) -> StepSpec:
+        """The declaration."""
+        return self._spec
+
+    def _copy(self, spec: StepSpec, *, key: str | None, owner: object) -> Self:
+        return type(self)(spec, owner=owner, key=key)
+
+    def options(
+        self,
+        *,
+        name: str | None = None,
+        key: str | None = None,
+        retry: Retry | None = None,
+        timeout_seconds: float | None = None,
+        in_doubt: InDoubt | None = None,
+    ) -> Self:
+        """Return a copy with other options; None leaves one as it is. ``key`` names this call among others."""
+        changed: dict[str, Any] = {}
+        if name is not None:
+            changed["name"] = check_name(name, "step")
+        if retry is not None:
+            changed["retry"] = retry
+        if timeout_seconds is not None:
+            changed["timeout_ms"] = _check_timeout("timeout_seconds", timeout_seconds)
+        if in_doubt is not None:
+            changed["policy"] = _check_in_doubt(in_doubt)
+            changed["reconcile"] = None
+        return self._copy(replace(self._spec, **changed), key=key if key is not None else self._key, owner=self._owner)
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        if self._spec.name == self._spec.function.__name__:
+            self._spec = replace(self._spec, name=f"{owner.__name__}.{self._spec.name}")
+            self.name = self._spec.name
+
+    def __get__(self, obj: Any, owner: type | None = None) -> Any:
+        return self if obj is None else self._copy(self._spec, key=self._key, owner=obj)
+
+    def _args(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return args if self._owner is None else (self._owner, *args)
+
+    def _scope(self) -> Scope | None:
+        """Return the scope that records this call, or None for a plain call (outside a job, or inside a step)."""
+        scope = SCOPE.get()
+        if scope is None:
+            self._outside()
+            return None
+        return None if scope.step is not None else scope
+
+    def _outside(self) -> None:
+        from relight.authoring.outside import engine_running  # noqa: PLC0415 - only needed off the recorded path
+
+        running = engine_running()
+        if running is None or threading.current_thread() is threading.main_thread():
+            return
+        where = f"{self.name} ran outside any job, in thread {threading.current_thread().name}, while engine {running} is running"
+        if self._spec.outside == "error":
+            raise NotInJob(f"{where}: refused. Call it in a workflow, or use parallel({self.name}, …)")
+        if self.name not in _warned:
+            _warned.add(self.name)
+            warnings.warn(f"{where}: not recorded. Use parallel({self.name}, …).", RuntimeWarning, stacklevel=4)
+
+
+class Step(_BaseStep[P, R]):
+    """A sync step. Called in a job's body its outcome is recorded once; called anywhere else it is its function."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the step, or return its checkpoint. Raises ``StepFailed`` or a declared error."""
+        scope = self._scope()
+        if scope is None:
+            result: R = self._spec.function(*self._args(args), **kwargs)
+            return result
+        refuse_on_loop(scope, f"{self.name}()", f"await {self.name}.aio(…)")
+        flow = scope.run.call_of(self, self._key, scope.branch, self._args(args), kwargs)
+        value: R = scope.run.drive(flow)
+        return value
+
+    def aio(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Run the step in a thread, awaited: for async workflows."""
+        scope = self._scope()
+        if scope is None:
+            return _in_thread(lambda: self._spec.function(*self._args(args), **kwargs))
+        return _await(scope.run.drive_async(scope.run.call_of(self, self._key, scope.branch, self._args(args), kwargs)))
+
+
+class AsyncStep(_BaseStep[P, R]):
+    """An async step. Its key is taken when it is called, not when it is awaited."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Return what runs the step, or returns its checkpoint, when awaited."""
+        scope = self._scope()
+        if scope is None:
+            plain: Coroutine[Any, Any, R] = self._spec.function(*self._args(args), **kwargs)
+            return plain
+        if scope.run.loop_ident is None:
+            raise BlockingCall(
+                f"{self.name} is async but {scope.run.ref.kind} is not. Make {scope.run.ref.kind} async, or call {self.name}.sync(…)"
+            )
+        return _await(scope.run.drive_async(scope.run.call_of(self, self._key, scope.branch, self._args(args), kwargs)))
+
+    def sync(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the step on the engine's loop and wait for it: for sync workflows."""
+        scope = self._scope()
+        if scope is None:
+            import asyncio  # noqa: PLC0415 - late, so that importing relight stays fast
+
+            result: R = asyncio.run(self._spec.function(*self._args(args), **kwargs))
+            return result
+        refuse_on_loop(scope, f"{self.name}.sync()", f"await {self.name}(…)")
+        flow = scope.run.call_of(self, self._key, scope.branch, self._args(args), kwargs)
+        value: R = scope.run.drive(flow)
+        return value
+
+
+async def _await(awaitable: Awaitable[R]) -> R:
+    return await awaitable
+
+
+async def _in_thread(call: Callable[[], R]) -> R:
+    import asyncio  # noqa: PLC0415 - late, so that importing relight stays fast
+
+    return await asyncio.to_thread(call)
+
+
+def _check_in_doubt(in_doubt: object) -> Any:
+    if in_doubt in ("retry", "ask", "fail"):
+        return in_doubt
+    raise InvalidArgument(
+        f'in_doubt={in_doubt!r}: "retry", "ask", "fail", or a function that tells Done(value) from NotDone()'
+    )
+
+
+class _StepDecorator(Protocol):
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncStep[P, R]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Step[P, R]: ...
+
+
+class _ReconciledDecorator(Protocol[P, R]):
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncStep[P, R]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Step[P, R]: ...
+
+
+Co = Coroutine[Any, Any, R]
+
+
+@overload
+def step(fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncStep[P, R]: ...  # type: ignore[overload-overlap]
+@overload
+def step(fn: Callable[P, R], /) -> Step[P, R]: ...
+@overload
+def step(
+    *,
+    in_doubt: Callable[P, Co[Done[R] | NotDone]] | Callable[P, Done[R] | NotDone],
+    name: str | None = None,
+    retry: Retry | None = None,
+    timeout_seconds: float | None = None,
+    heartbeat_seconds: float | None = None,
+    raises: tuple[type[Exception], ...] = (),
+    inputs: Literal["full", "hash"] = "full",
+    isolate: bool = False,
+    outside: Outside = "call",
+    check_args: bool = True,
+) -> _ReconciledDecorator[P, R]: ...
+@overload
+def step(
+    *,
+    name: str | None = None,
+    retry: Retry | None = None,
+    timeout_seconds: float | None = None,
+    heartbeat_seconds: float | None = None,
+    in_doubt: InDoubt = "retry",
+    raises: tuple[type[Exception], ...] = (),
+    inputs: Literal["full", "hash"] = "full",
+    isolate: bool = False,
+    outside: Outside = "call",
+    check_args: bool = True,
+) -> _StepDecorator: ...
+def step(fn: Any = None, /, **options: Any) -> Any:
+    """Declare a step: a named unit whose outcome is recorded once.
+
+    A bare ``@step`` has **one** try; a crash runs it again all the same (``in_doubt="retry"``), because a crash is not a
+    failed try. ``retry`` adds tries; ``timeout_seconds`` limits each try. ``in_doubt`` says what happens before the next
+    try when nobody knows whether the last one happened: ``"retry"`` calls again, ``"ask"`` asks a person, ``"fail"`` fails
+    the step, a function with the step's parameters returns ``Done(value)`` or ``NotDone()``. ``raises`` are error types
+    that come back as themselves, on first run and replay alike; all others become ``StepFailed``. ``inputs="hash"``
+    keeps only hashes of the arguments; ``check_args=False`` does not compare them on replay. ``outside="error"`` refuses
+    calls outside a job while an engine lives in the process.
+
+    Raises ``RegistrationError`` for generators, ``InvalidArgument`` for options out of range.
+    """
+    if fn is not None:
+        return _make_step(fn)
+    return lambda function: _make_step(function, **options)
+
+
+def _make_step(
+    fn: Callable[..., Any],
+    *,
+    name: str | None = None,
+    retry: Retry | None = None,
+    timeout_seconds: float | None = None,
+    heartbeat_seconds: float | None = None,
+    in_doubt: Any = "retry",
+    raises: tuple[type[Exception], ...] = (),
+    inputs: Literal["full", "hash"] = "full",
+    isolate: bool = False,
+    outside: Outside = "call",
+    check_args: bool = True,
+) -> Any:
+    if not callable(fn) or isinstance(fn, (_BaseStep, _BaseWorkflow)):
+        raise RegistrationError(f"@step goes on a function, not on {fn!r}")
+    _refuse_generators(fn, "step")
+    if isolate:
+        raise RegistrationError(
+            f"{fn.__qualname__}: isolate=True is reserved; this version cannot run a step in a child process"
+        )
+    if inputs not in ("full", "hash"):
+        raise InvalidArgument(f'inputs={inputs!r}: "full" or "hash"')
+    if outside not in ("call", "error"):
+        raise InvalidArgument(f'outside={outside!r}: "call" or "error"')
+    _check_timeout("heartbeat_seconds", heartbeat_seconds)
+    if not all(isinstance(t, type) and issubclass(t, Exception) for t in raises):
+        raise InvalidArgument(f"raises={raises!r}: a tuple of exception types")
+    reconcile = in_doubt if callable(in_doubt) else None
+    is_async = inspect.iscoroutinefunction(fn)
+    spec = StepSpec(
+        name=check_name(name or fn.__name__.replace("<lambda>", "lambda"), "step"),
+        function=fn,
+        code_ref=code_ref(fn),
+        is_async=is_async,
+        policy="reconcile" if reconcile is not None else _check_in_doubt(in_doubt),
+        reconcile=reconcile,
+        retry=retry or ONE_TRY,
+        timeout_ms=_check_timeout("timeout_seconds", timeout_seconds),
+        raises=tuple(raises),
+        inputs=inputs,
+        check_args=check_args,
+        outside=outside,
+    )
+    return AsyncStep(spec) if is_async else Step(spec)
+
+
+@dataclass(frozen=True)
+class WorkflowSpec:
+    """A workflow as its author declared it."""
+
+    kind: str
+    function: Callable[..., Any]
+    code_ref: str
+    is_async: bool
+    version: str | None = None
+    queue: str = "default"
+    priority: int = 0
+    on_stall: OnStall = "resume"
+    max_stalls: int = 3
+    deadline_seconds: float | None = None
+
+
+class _BaseWorkflow(Generic[P, R]):
+    def __init__(self, spec: WorkflowSpec) -> None:
+        self._spec = spec
+        self.kind = spec.kind
+        functools.update_wrapper(cast(Any, self), spec.function)
+        self.__wrapped__ = spec.function
+
+    def __repr__(self) -> str:
+        return f"<workflow {self.kind} ({self._spec.code_ref})>"
+
+    def __reduce__(self) -> str:
+        return str(self.__wrapped__.__qualname__)
+
+    @property
+    def spec(self) -> WorkflowSpec:
+        """The declaration."""
+        return self._spec
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        raise RegistrationError(
+            f"{owner.__name__}.{name}: a workflow is a plain function, because nobody could bring its object back after a "
+            "crash. Steps may be methods"
+        )
+
+    def bind(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+        """Return this workflow with its arguments, as a value that ``submit``, ``submit_many`` and ``start`` take."""
+        return Call(self, args, dict(kwargs))
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Call the function: inline, in the same job if in one. ``start`` or ``submit`` make a job."""
+        return self._spec.function(*args, **kwargs)
+
+
+class Workflow(_BaseWorkflow[P, R]):
+    """A sync workflow: the function that a job executes, in a thread."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function, inline."""
+        result: R = self._spec.function(*args, **kwargs)
+        return result
+
+
+class AsyncWorkflow(_BaseWorkflow[P, R]):
+    """An async workflow: the function that a job executes, on the engine's own loop."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Call the function, inline."""
+        result: Coroutine[Any, Any, R] = self._spec.function(*args, **kwargs)
+        return result
+
+
+AnyWorkflow = Workflow[..., Any] | AsyncWorkflow[..., Any]
+
+
+@dataclass(frozen=True)
+class SubmitOptions:
+    """What may be said of a submit besides the arguments; None leaves it to the workflow."""
+
+    idempotency_key: str | None = None
+    queue: Queue | str | None = None
+    priority: int | None = None
+    run_at: datetime | None = None
+    delay_seconds: float | None = None
+    tags: Mapping[str, str] | None = None
+    partition_key: str | None = None
+    on_stall: OnStall | None = None
+    max_stalls: int | None = None
+    deadline_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Call(Generic[R_co]):
+    """A workflow with its arguments, as a value (what ``bind`` returns)."""
+
+    workflow: _BaseWorkflow[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    submit_options: SubmitOptions = SubmitOptions()
+
+    def options(
+        self,
+        *,
+        idempotency_key: str | None = None,
+        queue: Queue | str | None = None,
+        priority: int | None = None,
+        run_at: datetime | None = None,
+        delay_seconds: float | None = None,
+        tags: Mapping[str, str] | None = None,
+        partition_key: str | None = None,
+        on_stall: OnStall | None = None,
+        max_stalls: int | None = None,
+        deadline_seconds: float | None = None,
+    ) -> Self:
+        """Return a copy with options of the submit; None leaves one as it is."""
+        given = {name: value for name, value in locals().items() if name != "self" and value is not None}
+        return replace(self, submit_options=replace(self.submit_options, **given))
+
+
+class _WorkflowDecorator(Protocol):
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncWorkflow[P, R]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Workflow[P, R]: ...
+
+
+@overload
+def workflow(fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncWorkflow[P, R]: ...  # type: ignore[overload-overlap]
+@overload
+def workflow(fn: Callable[P, R], /) -> Workflow[P, R]: ...
+@overload
+def workflow(
+    *,
+    name: str | None = None,
+    version: str | None = None,
+    queue: Queue | str | None = None,
+    priority: int = 0,
+    on_stall: OnStall = "resume",
+    max_stalls: int = 3,
+    deadline_seconds: float | None = None,
+) -> _WorkflowDecorator: ...
+def workflow(fn: Any = None, /, **options: Any) -> Any:
+    """Declare a workflow: the function that a job executes. Its name is the job kind.
+
+    ``queue``, ``priority`` (higher first), ``on_stall`` (``"resume"``, or ``"hold"`` for an operator), ``max_stalls`` (this
+    many crashes in a row without a new checkpoint poison the job) and ``deadline_seconds`` (from submit; then it ends as
+    failed) are defaults of its jobs. ``version`` names the code's version. Raises ``RegistrationError``,
+    ``InvalidArgument``.
+    """
+    if fn is not None:
+        return _make_workflow(fn)
+    return lambda function: _make_workflow(function, **options)
+
+
+def _make_workflow(
+    fn: Callable[..., Any],
+    *,
+    name: str | None = None,
+    version: str | None = None,
+    queue: Queue | str | None = None,
+    priority: int = 0,
+    on_stall: OnStall = "resume",
+    max_stalls: int = 3,
+    deadline_seconds: float | None = None,
+) -> Any:
+    if not callable(fn) or isinstance(fn, (_BaseStep, _BaseWorkflow)):
+        raise RegistrationError(f"@workflow goes on a function, not on {fn!r}")
+    _refuse_generators(fn, "workflow")
+    is_async = inspect.iscoroutinefunction(fn)
+    spec = WorkflowSpec(
+        kind=check_name(name or fn.__name__.replace("<lambda>", "lambda"), "workflow"),
+        function=fn,
+        code_ref=code_ref(fn),
+        is_async=is_async,
+        version=version,
+        queue=queue_name(queue) or "default",
+        priority=check_priority(priority),
+        on_stall=check_on_stall(on_stall),
+        max_stalls=check_max_stalls(max_stalls),
+        deadline_seconds=None if _check_timeout("deadline_seconds", deadline_seconds) is None else deadline_seconds,
+    )
+    return AsyncWorkflow(spec) if is_async else Workflow(spec)
+
+
+def queue_name(queue: Queue | str | None) -> str | None:
+    """Return a queue's name. Raises ``InvalidArgument``."""
+    if queue is None:
+        return None
+    return queue.name if isinstance(queue, Queue) else check_name(queue, "queue")
+
+
+def check_priority(priority: object) -> int:
+    """Return a priority: higher first, 0 is usual."""
+    if isinstance(priority, bool) or not isinstance(priority, int) or not -(2**31) <= priority < 2**31:
+        raise InvalidArgument(f"priority={priority!r}: a whole number, higher first")
+    return priority
+
+
+def check_on_stall(on_stall: OnStall) -> OnStall:
+    """Return a stall policy. Raises ``InvalidArgument``."""
+    if on_stall not in ("resume", "hold"):
+        raise InvalidArgument(f'on_stall={on_stall!r}: "resume" or "hold"')
+    return on_stall
+
+
+def check_max_stalls(max_stalls: object) -> int:
+    """Return a crash-loop limit. Raises ``InvalidArgument``."""
+    if isinstance(max_stalls, bool) or not isinstance(max_stalls, int) or not 1 <= max_stalls < 1_000_000:
+        raise InvalidArgument(f"max_stalls={max_stalls!r}: a whole number, 1 or more")
+    return max_stalls

@@ -1,0 +1,256 @@
+"""Which workflows and codecs an engine or client knows, and how a call becomes a command.
+
+Nothing registers itself: a registry is filled from ``workflows=`` (workflows, or modules whose workflows it takes).
+Annotations are resolved and checked here, at registration, not in the middle of a paid run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from relight.authoring.definitions import (
+    AnyWorkflow,
+    Call,
+    Step,
+    SubmitOptions,
+    _BaseStep,
+    _BaseWorkflow,
+    check_max_stalls,
+    check_on_stall,
+    check_priority,
+    queue_name,
+)
+from relight.clock import to_ms
+from relight.codec import Codec, CodecRegistry
+from relight.core.changes import Who
+from relight.core.commands.jobs import SubmitJob
+from relight.core.flow import digest
+from relight.errors import InvalidArgument, KindDuplicate, KindUnknown, RegistrationError
+from relight.ids import JobId
+from relight.signature import Signature
+
+MAX_KEY = 500
+
+
+class Registry:
+    """Workflows by kind, and the codecs that their values go through."""
+
+    def __init__(self, workflows: Iterable[AnyWorkflow | ModuleType] = (), codecs: Sequence[Codec[Any]] = ()) -> None:
+        self.codecs = CodecRegistry(codecs)
+        self._workflows: dict[str, _BaseWorkflow[..., Any]] = {}
+        self._signatures: dict[tuple[Any, bool], Signature] = {}
+        for each in workflows:
+            if isinstance(each, ModuleType):
+                for workflow in workflows_in(each):
+                    self.add(workflow)
+            elif isinstance(each, _BaseWorkflow):
+                self.add(each)
+            else:
+                raise RegistrationError(
+                    f"workflows= takes workflows and modules, not {each!r}. Is it decorated with @workflow?"
+                )
+
+    def add(self, workflow: _BaseWorkflow[..., Any]) -> None:
+        """Register a workflow. One of the same kind from ``__main__`` (a notebook cell run again) is replaced."""
+        known = self._workflows.get(workflow.kind)
+        same = known is None or known is workflow or known.spec.function is workflow.spec.function
+        if known is not None and not same and workflow.spec.function.__module__ != "__main__":
+            raise KindDuplicate(
+                f'two workflows are of kind "{workflow.kind}" ({known.spec.code_ref}, {workflow.spec.code_ref}). '
+                'Rename one: @workflow(name="…")',
+                kind=workflow.kind,
+            )
+        self.signature(workflow.spec.function)
+        self._workflows[workflow.kind] = workflow
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds known here, by name."""
+        return sorted(self._workflows)
+
+    def kinds_of(self, *, is_async: bool) -> list[str]:
+        """The kinds of one colour."""
+        return sorted(kind for kind, workflow in self._workflows.items() if workflow.spec.is_async is is_async)
+
+    @property
+    def workflows(self) -> list[_BaseWorkflow[..., Any]]:
+        """The workflows known here, by kind."""
+        return [self._workflows[kind] for kind in self.kinds]
+
+    def find(self, kind: str) -> _BaseWorkflow[..., Any] | None:
+        """Return a kind's workflow, or None."""
+        return self._workflows.get(kind)
+
+    def signature(self, fn: Callable[..., Any], *, skip_self: bool = False) -> Signature:
+        """Return a function's compiled signature. Raises ``RegistrationError``."""
+        found = self._signatures.get((fn, skip_self))
+        if found is None:
+            found = Signature(fn, self.codecs, what=getattr(fn, "__name__", "function"), skip_self=skip_self)
+            self._signatures[(fn, skip_self)] = found
+        return found
+
+    def unknown(self, kind: str, known: Iterable[str], place: str) -> KindUnknown:
+        """Return the error for a kind that nobody registered."""
+        known = sorted(known)
+        close = difflib.get_close_matches(kind, known, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        names = ", ".join(known[:20]) or "none yet; start an engine with its workflows once"
+        return KindUnknown(f'no engine has ever registered "{kind}" in {place}. Known: {names}.{hint}', kind=kind)
+
+    def submit_command(
+        self,
+        call: Call[Any],
+        *,
+        job_id: str,
+        trace_id: str,
+        who: Who,
+        now_ms: int,
+        parent: tuple[str, str, bool] | None = None,
+    ) -> SubmitJob:
+        """Return the command that submits a call, its arguments encoded. ``parent``: (job id, step key, detached)."""
+        spec = call.workflow.spec
+        bound = self.signature(spec.function).bind(call.args, call.kwargs)
+        return make_submit(
+            spec.kind,
+            bound.inputs.decode(),
+            call.submit_options,
+            defaults=spec,
+            job_id=job_id,
+            trace_id=trace_id,
+            who=who,
+            now_ms=now_ms,
+            parent=parent,
+        )
+
+
+def make_submit(
+    kind: str,
+    inputs: str,
+    options: SubmitOptions,
+    *,
+    defaults: Any,
+    job_id: str,
+    trace_id: str,
+    who: Who,
+    now_ms: int,
+    parent: tuple[str, str, bool] | None = None,
+) -> SubmitJob:
+    """Return a submit with its options checked. ``defaults`` is a ``WorkflowSpec`` or None."""
+    priority = options.priority if options.priority is not None else getattr(defaults, "priority", 0)
+    on_stall = options.on_stall or getattr(defaults, "on_stall", "resume")
+    max_stalls = options.max_stalls if options.max_stalls is not None else getattr(defaults, "max_stalls", 3)
+    deadline = (
+        options.deadline_seconds
+        if options.deadline_seconds is not None
+        else getattr(defaults, "deadline_seconds", None)
+    )
+    more: dict[str, Any] = {}
+    if parent is not None:
+        more = {"parent_job_id": parent[0], "parent_step_key": parent[1], "detached": parent[2]}
+    return SubmitJob(
+        job_id=JobId(job_id),
+        trace_id=trace_id,
+        kind=kind,
+        version=getattr(defaults, "version", None),
+        inputs=inputs,
+        inputs_hash=digest(inputs),
+        who=who,
+        queue=queue_name(options.queue) or getattr(defaults, "queue", "default"),
+        priority=check_priority(priority),
+        ready_at=ready_at(options, now_ms),
+        on_stall=check_on_stall(on_stall),
+        max_stalls=check_max_stalls(max_stalls),
+        deadline_at=None if deadline is None else now_ms + _seconds("deadline_seconds", deadline),
+        idempotency_key=check_text(options.idempotency_key, "idempotency_key"),
+        partition_key=check_text(options.partition_key, "partition_key"),
+        tags=None if options.tags is None else check_tags(options.tags),
+        **more,
+    )
+
+
+def ready_at(options: SubmitOptions, now_ms: int) -> int | None:
+    """Return when a job may start, in ms, or None for at once. Raises ``InvalidArgument`` for a naive time."""
+    if options.run_at is not None and options.delay_seconds is not None:
+        raise InvalidArgument("run_at= and delay_seconds= say the same thing twice; give one")
+    if options.run_at is not None:
+        try:
+            return to_ms(options.run_at)
+        except ValueError as error:
+            raise InvalidArgument(f"run_at: {error}") from None
+    if options.delay_seconds is not None:
+        return now_ms + _seconds("delay_seconds", options.delay_seconds)
+    return None
+
+
+def _seconds(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e10:
+        raise InvalidArgument(f"{name}={value!r}: a number of seconds, 0 or more")
+    return int(value * 1000)
+
+
+def check_text(value: str | None, what: str, limit: int = MAX_KEY) -> str | None:
+    """Return a key that can be stored: 1 to ``limit`` characters, no NUL, no lone surrogates. Raises ``InvalidArgument``."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not 0 < len(value) <= limit or "\0" in value or not _encodable(value):
+        raise InvalidArgument(f"{what}={value!r}: text of 1 to {limit} characters, without NUL or lone surrogates")
+    return value
+
+
+def _encodable(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_tags(tags: Any) -> str:
+    """Return tags as JSON text. Raises ``InvalidArgument`` unless they map text to text."""
+    try:
+        pairs = dict(tags)
+    except (TypeError, ValueError):
+        raise InvalidArgument(f"tags={tags!r}: a mapping of text to text") from None
+    if len(pairs) > 50:
+        raise InvalidArgument(f"tags: {len(pairs)} of them; at most 50")
+    for key, value in pairs.items():
+        check_text(key, "tag", 200)
+        if not isinstance(value, str) or len(value) > 1000 or "\0" in value or not _encodable(value):
+            raise InvalidArgument(f"tag {key!r}: {value!r} is not text of at most 1,000 characters")
+    return msgspec.json.encode(pairs, order="sorted").decode()
+
+
+def workflows_in(module: ModuleType) -> list[_BaseWorkflow[..., Any]]:
+    """Return the workflows that a module defines or imports, each once."""
+    found = {id(value): value for value in vars(module).values() if isinstance(value, _BaseWorkflow)}
+    return list(found.values())
+
+
+def as_call(what: Any, args: Sequence[Any], options: SubmitOptions) -> Call[Any]:
+    """Return a call for what ``submit`` was given. Raises ``RegistrationError`` or ``InvalidArgument``."""
+    if isinstance(what, Call):
+        if args or options != SubmitOptions():
+            raise InvalidArgument("submit(call) takes no arguments beside the call: use call.options(…)")
+        return what
+    if isinstance(what, _BaseStep):
+        raise RegistrationError(f"{what.name} is a step; only workflows are submitted. Write a @workflow that calls it")
+    if not isinstance(what, _BaseWorkflow):
+        raise RegistrationError(f"{what!r} is not a workflow. Decorate it with @workflow")
+    return Call(what, tuple(args), {}, options)
+
+
+def step_signature(registry: Registry, step: Step[..., Any] | Any) -> Signature:
+    """Return the signature of a step; a method's ``self`` is not one of its arguments."""
+    return registry.signature(step.spec.function, skip_self=step._owner is not None)
+
+
+@functools.lru_cache(maxsize=1)
+def reserved_aliases() -> dict[str, str]:
+    """Return kinds accepted under another name: written as the value, read as the key too."""
+    return {"term_exec": "terminal_exec"}

@@ -1,0 +1,1 @@
+"""Clients: submit, inspect and steer jobs from any process, with no engine of their own."""

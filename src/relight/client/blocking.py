@@ -1,0 +1,26 @@
+"""Refusing sync facades on a running event loop, and running them for async ones. No asyncio is imported unless it is used."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from relight.errors import BlockingCall
+
+T = TypeVar("T")
+
+
+def refuse_on_any_loop(what: str, instead: str) -> None:
+    """Raise ``BlockingCall`` when this thread runs an event loop (a notebook's own loop excepted)."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None or asyncio._get_running_loop() is None or "IPython" in sys.modules:
+        return
+    raise BlockingCall(f"{what} waits for the disk (and may wait for the gate), which would block this event loop. {instead}")
+
+
+async def in_thread(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Run a blocking call in a thread, awaited."""
+    import asyncio  # noqa: PLC0415 - late, so that importing relight stays fast
+
+    return await asyncio.to_thread(call, *args, **kwargs)

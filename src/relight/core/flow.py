@@ -1,0 +1,468 @@
+"""The durable logic of one step: replay, tries, doubt. Written once, as a generator that yields requests.
+
+A sync and an async driver of a few lines interpret the requests (``engine/runner.py``); there is no I/O here, no clock,
+no thread. In the order things happen to a step:
+
+1. Its key was taken when it was called. A finished record is returned as it was recorded, after its arguments were
+   compared; other arguments, or a record ahead in this branch while this step has none, stop the job (``Mismatch``).
+2. ``Enter`` asks whether anything may begin now: not while the run is being put away, not after a cancel.
+3. A step **in doubt** (it had begun when its engine died, or a try ended without a certain answer) is settled before
+   every next try: ``retry`` calls again, ``fail`` fails it, ``ask`` asks a person, ``reconcile`` calls its function.
+4. The begin record: durable *before* the call for every policy but ``retry``, where it rides along.
+5. ``Invoke`` calls the function. What comes back is encoded, recorded, and decoded again: the first run gets what a
+   replay gets. A failure is recorded with what follows: another try at a stored time, doubt, or the end.
+
+Certain is a result, a declared error (``raises=``) and a ``StepError`` (its author says what it means); anything else (a
+time-out, a lost connection, a crash) leaves open whether the work happened. A crash is not a failed try: a try that was
+cut keeps its number. The waits are in ``waits.py``. Read next: ``store/store.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from relight.core.commands import Command, JobRef
+from relight.core.commands.steps import AskPerson, BeginTry, FailTry, FinishStep, ReconcileStep
+from relight.core.failure import Failure, failure_of, read_failure
+from relight.core.history import History, differing_arguments
+from relight.core.retry import ONE_TRY, Retry
+from relight.errors import PayloadError, StepError
+from relight.ids import StepKey
+from relight.model import DecisionRecord, InDoubtPolicy, StepKind, StepRecord, StepState
+
+# Requests: what the generators ask of their driver. Each names what is sent back.
+
+
+@dataclass(frozen=True, slots=True)
+class Enter:
+    """May something new begin here? Sends back nothing, or leaves with CancelRequested or Suspending."""
+
+    key: StepKey
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Write this; ``lazy`` does not wait for the disk. Sends back nothing, or raises the command's error."""
+
+    command: Command
+    lazy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Invoke:
+    """Call the step's function, or its reconciling one. Sends back ``Returned`` or ``Raised``."""
+
+    step: StepSpec
+    call: StepCall
+    try_number: int
+    reconcile: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Wait, in memory for a while and then put away, until a time or until what is waited for comes.
+
+    Sends back ``"due"`` or ``"arrived"``, or leaves with CancelRequested or Suspending.
+    """
+
+    kind: StepKind
+    waits_for: str | None
+    until: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LookDecision:
+    """Read a question's row. Sends back a ``DecisionRecord``."""
+
+    decision_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stow:
+    """Keep a large text by its content, before what refers to it. Sends back the text, or a reference to it."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unstow:
+    """Bring back a stowed text. Sends back the text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """Read the wall clock. Sends back milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewId:
+    """Make an id. Sends back a UUIDv7."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """The code no longer agrees with the record: stop the job for an operator. Leaves with Suspending."""
+
+    key: StepKey
+    code: str
+    detail: str
+    recorded_hash: str
+    now_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """The function returned."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """The function raised, or its time was up. ``certain`` is False when the work may have happened."""
+
+    error: Exception
+    certain: bool | None = None
+
+
+Request = Enter | Persist | Invoke | Park | LookDecision | Stow | Unstow | Now | NewId | Mismatch
+Flow = Generator[Any, Any, Any]
+"""A generator of requests; its return value is what the caller of the primitive gets."""
+
+INLINE_CHARS = 256 * 1024
+STOWED = "@blob:"
+"""Texts that begin so are references to a blob; JSON never does."""
+
+
+class ResultCodec(Protocol):
+    """What a flow needs of the codec of a step's result."""
+
+    def encode(self, value: Any, *, what: str) -> bytes:
+        """Return canonical JSON."""
+        ...
+
+    def decode(self, data: bytes) -> Any:
+        """Return the value."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StepSpec:
+    """A step as its author declared it. ``raises`` are exceptions that come back as themselves."""
+
+    name: str
+    function: Callable[..., Any]
+    code_ref: str
+    is_async: bool
+    policy: InDoubtPolicy = "retry"
+    reconcile: Callable[..., Any] | None = None
+    retry: Retry = ONE_TRY
+    timeout_ms: int | None = None
+    raises: tuple[type[Exception], ...] = ()
+    inputs: Literal["full", "hash"] = "full"
+    check_args: bool = True
+    outside: Literal["call", "error"] = "call"
+
+
+@dataclass(frozen=True, slots=True)
+class StepCall:
+    """One call of a step: its key, its arguments as they were given, and as they are recorded."""
+
+    key: StepKey
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    inputs: str
+    hashes: dict[str, str]
+    result: ResultCodec
+    encode_error: Callable[[Exception], str]
+    decode_error: Callable[[type[Exception], str], Exception]
+
+    @property
+    def args_hash(self) -> str:
+        """One short hash over all arguments."""
+        return digest(self.inputs)
+
+
+def digest(text: str) -> str:
+    """Return the short hash that records and events carry of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def idempotency_key(job_id: str, key: str) -> str:
+    """Return the key that a step should give to the outside world: the same over all tries and runs of it."""
+    return f"{job_id}:{key}"
+
+
+def run_step(history: History, job: JobRef, step: StepSpec, call: StepCall) -> Flow:
+    """Give a step's outcome: from its record, or by calling it. See the module for the order of things."""
+    history.check_function(step.name, step.function, step.code_ref)
+    record = history.call(call.key)
+    if record is not None and record.kind is not StepKind.STEP:
+        yield Mismatch(call.key, "other_kind", f"recorded as {record.kind}, now a step", "", "")
+    if record is not None and step.check_args:
+        differing = differing_arguments(record.args_hashes, call.hashes)
+        if differing and record.state in (StepState.COMPLETED, StepState.FAILED, StepState.ABANDONED):
+            yield _argument_mismatch(record, step, call, differing)
+    if record is not None and record.state in (StepState.COMPLETED, StepState.FAILED):
+        return (yield from _replayed(record, step, call))
+    yield Enter(call.key)
+    ahead = history.ahead_of(call.key)
+    if record is None and ahead:
+        yield Mismatch(
+            call.key, "step_inserted", f"{call.key} is new, but {ahead[0]} after it is already done", "", call.args_hash
+        )
+    history.settle(call.key)
+    return (yield from _try_until_settled(history, job, step, call, record))
+
+
+def _argument_mismatch(record: StepRecord, step: StepSpec, call: StepCall, differing: list[str]) -> Mismatch:
+    names = ", ".join(f'"{name}"' for name in differing)
+    others = " (others equal)" if len(call.hashes) > len(differing) else ""
+    detail = f"argument {names} differs{others}. Recorded under {record.code_ref}, now {step.code_ref}"
+    return Mismatch(call.key, "arguments", detail, record.args_hashes or "", msgspec.json.encode(call.hashes).decode())
+
+
+def _replayed(record: StepRecord, step: StepSpec, call: StepCall) -> Flow:
+    if record.state is StepState.COMPLETED:
+        text = yield Unstow(record.outcome or "null")
+        return call.result.decode(text.encode())
+    raise _as_raised(read_failure(record.error or "{}"), step, call)
+
+
+def _as_raised(failure: Failure, step: StepSpec, call: StepCall) -> Exception:
+    """Return what a workflow gets for a failed step: a declared error as itself, everything else as ``StepFailed``."""
+    if failure.declared is not None:
+        for declared in step.raises:
+            if _named(declared) == failure.type:
+                return call.decode_error(declared, failure.declared)
+    return failure.as_step_failed(call.key)
+
+
+def _named(t: type[BaseException]) -> str:
+    return t.__qualname__ if t.__module__ == "builtins" else f"{t.__module__}.{t.__qualname__}"
+
+
+def _try_until_settled(
+    history: History, job: JobRef, step: StepSpec, call: StepCall, record: StepRecord | None
+) -> Flow:
+    try_number = 1
+    first_ms: int = record.begun_at if record is not None else (yield Now())
+    if record is not None and record.state is not StepState.ABANDONED:
+        last = read_failure(record.error) if record.error else None
+        cut = record.state in (StepState.RUNNING, StepState.IN_DOUBT) and last is None
+        try_number = record.try_number if cut else record.try_number + 1
+        doubtful = record.state in (StepState.RUNNING, StepState.IN_DOUBT) or (last is not None and not last.certain)
+        if doubtful and record.try_number > 0:
+            done, value = yield from _settle_doubt(history, job, step, call, record.try_number)
+            if done:
+                return value
+        elif record.until is not None and record.until > 0:
+            yield Park(StepKind.STEP, None, record.until)
+    while True:
+        outcome = yield from _one_try(job, step, call, try_number)
+        if isinstance(outcome, Returned):
+            return outcome.value
+        next_at = yield from _record_failure(job, step, call, try_number, outcome, first_ms)
+        yield Park(StepKind.STEP, None, next_at)
+        if not _certain(step, outcome):
+            done, value = yield from _settle_doubt(history, job, step, call, try_number)
+            if done:
+                return value
+        try_number += 1
+
+
+def _one_try(job: JobRef, step: StepSpec, call: StepCall, try_number: int) -> Flow:
+    """Begin, call, and record a result. Returns ``Returned`` with the value as replay gives it, or ``Raised``."""
+    inputs: str | None = None
+    if step.inputs == "full":
+        inputs = call.inputs if len(call.inputs) <= INLINE_CHARS else (yield Stow(call.inputs))
+    begin = BeginTry(
+        job=job,
+        step_key=call.key,
+        name=step.name,
+        try_number=try_number,
+        policy=step.policy,
+        args_hashes=msgspec.json.encode(call.hashes).decode(),
+        args_hash=call.args_hash,
+        args_bytes=len(call.inputs),
+        inputs=inputs,
+        code_ref=step.code_ref,
+    )
+    began_at: int = yield Now()
+    yield Persist(begin, lazy=step.policy == "retry")
+    got: Returned | Raised = yield Invoke(step, call, try_number)
+    if isinstance(got, Raised):
+        return got
+    try:
+        data = call.result.encode(got.value, what=f"result of {call.key}")
+        value = call.result.decode(data)
+    except PayloadError as error:
+        return Raised(error, certain=True)
+    text = data.decode()
+    stored = text if len(text) <= INLINE_CHARS else (yield Stow(text))
+    yield Persist(
+        FinishStep(
+            job=job,
+            step_key=call.key,
+            try_number=try_number,
+            outcome=stored,
+            outcome_hash=digest(text),
+            began_at=began_at,
+        )
+    )
+    return Returned(value)
+
+
+def _certain(step: StepSpec, raised: Raised) -> bool:
+    if step.policy == "retry":
+        return True
+    if raised.certain is not None:
+        return raised.certain
+    return isinstance(raised.error, (StepError, *step.raises))
+
+
+def _record_failure(
+    job: JobRef, step: StepSpec, call: StepCall, try_number: int, raised: Raised, first_ms: int
+) -> Flow:
+    """Record a failed try; return when the next one is, or raise what the workflow gets when there is none."""
+    error = raised.error
+    declared = call.encode_error(error) if isinstance(error, step.raises) else None
+    details = None
+    if isinstance(error, StepError) and error.details is not None:
+        details = msgspec.json.encode(error.details, enc_hook=str).decode()
+    certain = _certain(step, raised)
+    failure = failure_of(error, tries=try_number, certain=certain, details=details, declared=declared)
+    now_ms: int = yield Now()
+    next_at = None
+    if declared is None:
+        next_at = step.retry.next_try_at(
+            try_number, error, idempotency_key(job.job_id, call.key), now_ms=now_ms, first_ms=first_ms
+        )
+    state = StepState.FAILED if next_at is None else StepState.BACKOFF if certain else StepState.IN_DOUBT
+    yield Persist(
+        FailTry(
+            job=job,
+            step_key=call.key,
+            try_number=try_number,
+            state=state,
+            failure=failure,
+            until=next_at,
+            policy=step.policy,
+        )
+    )
+    if next_at is None:
+        raise _as_raised(failure, step, call)
+    return next_at
+
+
+def _settle_doubt(history: History, job: JobRef, step: StepSpec, call: StepCall, try_number: int) -> Flow:
+    """Settle whether a try happened. Returns (True, value) when it did, (False, None) when it is to be tried again."""
+    match step.policy:
+        case "retry":
+            return False, None
+        case "fail":
+            failure = Failure(
+                type="in_doubt",
+                code="in_doubt",
+                message=f"nobody knows whether try {try_number} happened",
+                tries=try_number,
+            )
+            yield Persist(
+                ReconcileStep(
+                    job=job,
+                    step_key=call.key,
+                    verdict="failed",
+                    by="policy:fail",
+                    try_number=try_number,
+                    failure=failure,
+                )
+            )
+            raise failure.as_step_failed(call.key)
+        case "reconcile":
+            got: Returned | Raised = yield Invoke(step, call, try_number, reconcile=True)
+            if isinstance(got, Returned):
+                return (yield from _reconciled(job, step, call, try_number, got.value))
+    return (yield from _ask_about(history, job, call, try_number))
+
+
+def _reconciled(job: JobRef, step: StepSpec, call: StepCall, try_number: int, answer: Any) -> Flow:
+    by = getattr(step.reconcile, "__qualname__", "reconcile")
+    if type(answer).__name__ == "Done" and hasattr(answer, "value"):
+        data = call.result.encode(answer.value, what=f"result of {call.key}, as reconciled")
+        return (yield from _done(job, call, try_number, data.decode(), by, human=False))
+    yield Persist(ReconcileStep(job=job, step_key=call.key, verdict="not_done", by=by, try_number=try_number))
+    return False, None
+
+
+def _done(
+    job: JobRef, call: StepCall, try_number: int, text: str, by: str, *, human: bool, ask_key: StepKey | None = None
+) -> Flow:
+    value = call.result.decode(text.encode())
+    stored = text if len(text) <= INLINE_CHARS else (yield Stow(text))
+    yield Persist(
+        ReconcileStep(
+            job=job,
+            step_key=call.key,
+            verdict="done",
+            by=by,
+            try_number=try_number,
+            outcome=stored,
+            outcome_hash=digest(text),
+            human=human,
+            ask_key=ask_key,
+        )
+    )
+    return True, value
+
+
+DOUBT_OPTIONS = ("done", "not_done", "fail")
+"""What a person may answer about a step in doubt."""
+
+
+def _ask_about(history: History, job: JobRef, call: StepCall, try_number: int) -> Flow:
+    """Ask a person whether a try happened, and wait for the answer. The question outlives runs and crashes."""
+    key, open_question = history.doubt_question(call.key)
+    if open_question is None:
+        open_question = yield NewId()
+        question = f"{call.key} began (try {try_number}) and nobody knows whether it happened. Did it?"
+        yield Persist(
+            AskPerson(
+                job=job,
+                step_key=key,
+                decision_id=open_question,
+                question=question,
+                options=msgspec.json.encode(DOUBT_OPTIONS).decode(),
+                preview=None,
+                preview_hash=None,
+                expires_at=None,
+            )
+        )
+    yield Park(StepKind.ASK, open_question, None)
+    answer: DecisionRecord = yield LookDecision(open_question)
+    by = answer.by or "unknown"
+    if answer.choice == "done":
+        return (yield from _done(job, call, try_number, answer.value or "null", by, human=True, ask_key=key))
+    failed = answer.choice == "fail"
+    failure = Failure(type="in_doubt", code="in_doubt", message=answer.note or f"{by} failed it", tries=try_number)
+    yield Persist(
+        ReconcileStep(
+            job=job,
+            step_key=call.key,
+            verdict="failed" if failed else "not_done",
+            by=by,
+            try_number=try_number,
+            failure=failure if failed else None,
+            human=True,
+            ask_key=key,
+        )
+    )
+    if failed:
+        raise failure.as_step_failed(call.key)
+    return False, None

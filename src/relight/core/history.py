@@ -1,0 +1,98 @@
+"""What a job's record says, while its code is driven through it again.
+
+Replay is a walk: each call asks for its key. What the record has and no call asked for yet lies *ahead*; a step without a
+record in a branch that still has finished steps ahead was inserted by an edit, and would run in the past.
+Read next: ``flow.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from relight.core.keys import branch_of, doubt_key
+from relight.errors import RegistrationError
+from relight.ids import StepKey
+from relight.model import FINISHED_STEPS, StepKind, StepRecord, StepState
+
+
+class History:
+    """The records of one job, by key. Not locked: a run's arms take turns through the run's own lock."""
+
+    def __init__(self, records: Iterable[StepRecord] = ()) -> None:
+        self._records = {record.step_key: record for record in records}
+        self._ahead: dict[str, set[StepKey]] = {}
+        self._functions: dict[str, tuple[object, str]] = {}
+        for key, record in self._records.items():
+            if (
+                record.state in FINISHED_STEPS
+                and record.kind is not StepKind.VALUE
+                and "?" not in key
+                and "[" not in key
+            ):
+                self._ahead.setdefault(branch_of(key), set()).add(key)
+        self._questions: dict[StepKey, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @property
+    def replaying(self) -> bool:
+        """Whether finished records lie ahead."""
+        return any(self._ahead.values())
+
+    def call(self, key: StepKey) -> StepRecord | None:
+        """Note that a key was called, and return its record if there is one."""
+        ahead = self._ahead.get(branch_of(key))
+        if ahead is not None:
+            ahead.discard(key)
+        return self._records.get(key)
+
+    def peek(self, key: StepKey) -> StepRecord | None:
+        """Return a record without calling it."""
+        return self._records.get(key)
+
+    def ahead_of(self, key: StepKey) -> list[StepKey]:
+        """Return the finished steps of a key's branch that no call has asked for yet."""
+        if "[" in key:
+            return []
+        return sorted(self._ahead.get(branch_of(key), ()))
+
+    def left_over(self) -> tuple[list[StepKey], list[StepKey]]:
+        """Return what no call asked for when the job's code had ended: finished steps (removed), and steps in doubt."""
+        removed = sorted(key for keys in self._ahead.values() for key in keys)
+        doubts = [r.step_key for r in self._records.values() if r.state is StepState.IN_DOUBT]
+        return removed, doubts
+
+    def settle(self, key: StepKey) -> None:
+        """Note that a record in doubt was met, so that it is not left over."""
+        record = self._records.get(key)
+        if record is not None and record.state is StepState.IN_DOUBT:
+            self._records[key] = msgspec.structs.replace(record, state=StepState.BACKOFF)
+
+    def doubt_question(self, key: StepKey) -> tuple[StepKey, str | None]:
+        """Return the key of the next question about a step in doubt, and the question's id if it was already asked.
+
+        An answered question stands for the try it was about; a later doubt about the same step is a new question.
+        """
+        number = self._questions.get(key, 0)
+        while (record := self._records.get(doubt_key(key, number))) is not None and record.state in FINISHED_STEPS:
+            number += 1
+        self._questions[key] = number + 1
+        return doubt_key(key, number), None if record is None else record.waits_for
+
+    def check_function(self, name: str, function: object, code_ref: str) -> None:
+        """Refuse two different functions under one name: each would get the other's checkpoints."""
+        known = self._functions.setdefault(name, (function, code_ref))
+        if known[0] is not function:
+            raise RegistrationError(
+                f'two different steps are called "{name}" ({known[1]}, {code_ref}). Rename one: @step(name="…")',
+                name=name,
+            )
+
+
+def differing_arguments(recorded: str | None, now: Mapping[str, str]) -> list[str]:
+    """Return the names of arguments whose hashes differ from the record's, in order."""
+    then: dict[str, str] = msgspec.json.decode(recorded or "{}")
+    return sorted(name for name in {*then, *now} if then.get(name) != now.get(name))

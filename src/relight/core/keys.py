@@ -1,0 +1,65 @@
+"""Step keys: where in a job something happened, the same on every replay.
+
+``fetch#0`` is the first ``fetch`` of the job's own line; ``b2/summarize#3`` the fourth ``summarize`` of its third branch;
+``extract[d-17]`` has an explicit key. A key is taken when a step is *called*, not when it is awaited, so
+``gather(*(fetch(u) for u in urls))`` needs no luck. Branches are numbered per creating branch in order of creation.
+"""
+
+from __future__ import annotations
+
+import re
+
+from relight.errors import InvalidArgument
+from relight.ids import StepKey
+
+_NAME = re.compile(r"[^\x00-\x1f#/\[\]?!\ud800-\udfff]{1,200}")
+
+
+def check_name(name: object, what: str) -> str:
+    """Return a name that can stand in a key. Raises ``InvalidArgument``."""
+    if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+        raise InvalidArgument(
+            f"{what} {name!r}: a name has 1 to 200 characters and none of # / [ ] ? ! or control characters", name=name
+        )
+    return name
+
+
+class Branch:
+    """One line of steps inside a job, and its counters. Used from one thread or task at a time."""
+
+    __slots__ = ("_branches", "_counts", "path")
+
+    def __init__(self, path: str = "") -> None:
+        self.path = path
+        self._counts: dict[str, int] = {}
+        self._branches = 0
+
+    def next_key(self, name: str) -> StepKey:
+        """Take the key of the next step of this name in this branch."""
+        ordinal = self._counts.get(name, 0)
+        self._counts[name] = ordinal + 1
+        return StepKey(f"{self.path}{name}#{ordinal}")
+
+    def child(self) -> Branch:
+        """Open the next branch that this one creates."""
+        ordinal = self._branches
+        self._branches = ordinal + 1
+        return Branch(f"{self.path}b{ordinal}/")
+
+
+def explicit_key(name: str, key: str) -> StepKey:
+    """Return the key of a step that was given one: the same in every branch."""
+    if not key or "\0" in key or len(key) > 400:
+        raise InvalidArgument(f"key {key!r} of {name}: a key has 1 to 400 characters and no NUL", key=key)
+    return StepKey(f"{name}[{key}]")
+
+
+def doubt_key(key: str, number: int) -> StepKey:
+    """Return the key under which a person is asked about a step in doubt for the ``number``-th time (from 0)."""
+    return StepKey(f"{key}?{number}")
+
+
+def branch_of(key: str) -> str:
+    """Return the branch path of a key; explicit keys belong to no branch (None would say the same: they are never ahead)."""
+    plain = key.partition("[")[0]
+    return plain[: plain.rfind("/") + 1]

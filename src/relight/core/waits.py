@@ -1,0 +1,253 @@
+"""The durable logic of everything that waits: sleep, signal, question, child. Composed like a step, on the same table.
+
+A wait's row holds what it waits for and until when. It stays in memory for a while; then its run is put away, and a later
+replay finds the row and goes on waiting, or finds it over. What ends a wait is recorded in one transaction with whatever
+it consumed, so nothing is read twice and nothing is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import msgspec
+
+from relight.core import events as ev
+from relight.core.changes import Who
+from relight.core.commands import JobRef
+from relight.core.commands.jobs import SubmitJob
+from relight.core.commands.steps import (
+    AskPerson,
+    BeginWait,
+    ConsumeSignal,
+    EndWait,
+    ExpireDecision,
+    RecordValue,
+    StartChildren,
+)
+from relight.core.flow import Enter, Flow, LookDecision, Mismatch, NewId, Now, Park, Persist, digest
+from relight.core.history import History
+from relight.errors import Conflict
+from relight.ids import JobId, StepKey
+from relight.model import Actor, DecisionRecord, JobRecord, JobState, SignalRecord, StepKind, StepRecord, StepState
+
+TIMED_OUT = "timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class LookSignal:
+    """Read the first unread message of this job under one of some names. Sends back a ``SignalRecord`` or None."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LookJob:
+    """Read another job's row. Sends back a ``JobRecord`` or None."""
+
+    job_id: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class LookOwners:
+    """Read which jobs own idempotency keys. Sends back the ids by (kind, key); other arguments raise."""
+
+    children: tuple[SubmitJob, ...]
+
+
+def _open(history: History, key: StepKey, kind: StepKind) -> Flow:
+    """Find a wait's record; ask to enter when it is not finished. Returns the record or None."""
+    record = history.call(key)
+    if record is not None and record.kind is not kind:
+        yield Mismatch(key, "other_kind", f"{key} was recorded as {record.kind} and is now {kind}", "", "")
+    if record is None or record.state is StepState.WAITING:
+        yield Enter(key)
+        ahead = history.ahead_of(key)
+        if record is None and ahead:
+            yield Mismatch(key, "step_inserted", f"{key} is new, but {ahead[0]} after it is already done", "", "")
+    return record
+
+
+def _over(record: StepRecord | None) -> TypeGuard[StepRecord]:
+    return record is not None and record.state is StepState.COMPLETED
+
+
+def _read(record: StepRecord) -> Any:
+    return msgspec.json.decode(record.outcome or "null")
+
+
+def _text(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def sleep_until(history: History, job: JobRef, key: StepKey, *, seconds: float | None, until_ms: int | None) -> Flow:
+    """Wait for a time. A duration counts from the first time it was asked for."""
+    record = yield from _open(history, key, StepKind.SLEEP)
+    if _over(record):
+        return None
+    if record is None:
+        now_ms: int = yield Now()
+        until = until_ms if until_ms is not None else now_ms + int((seconds or 0) * 1000)
+        yield Persist(BeginWait(job=job, step_key=key, kind=StepKind.SLEEP, name="sleep", until=until, waits_for=None))
+    else:
+        until = record.until or 0
+    yield Park(StepKind.SLEEP, None, until)
+    yield Persist(EndWait(job=job, step_key=key, outcome="null"), lazy=True)
+    return None
+
+
+def wait_signal(history: History, job: JobRef, key: StepKey, *, name: str, timeout_ms: int | None) -> Flow:
+    """Wait for a message. Returns ``{"name", "by", "payload"}`` (payload as JSON text), or ``"timeout"``."""
+    record = yield from _open(history, key, StepKind.SIGNAL)
+    if _over(record):
+        return _read(record)
+    until: int | None = None if record is None else record.until
+    if record is None and timeout_ms is not None:
+        until = (yield Now()) + timeout_ms
+    fresh = record is None
+    while True:
+        found: SignalRecord | None = yield LookSignal((name,))
+        if found is not None:
+            outcome = {"name": found.name, "by": found.by, "payload": found.payload}
+            read = ConsumeSignal(
+                job=job,
+                step_key=key,
+                signal_id=found.signal_id,
+                name=found.name,
+                payload_hash=digest(found.payload or "null"),
+                outcome=_text(outcome),
+                fresh=fresh,
+            )
+            try:
+                yield Persist(read)
+            except Conflict:
+                continue  # another arm of this job read it first; look for the next one
+            return outcome
+        if fresh:
+            yield Persist(
+                BeginWait(job=job, step_key=key, kind=StepKind.SIGNAL, name=name, until=until, waits_for=name),
+                lazy=timeout_ms == 0,
+            )
+            fresh = False
+        if timeout_ms == 0 or (yield Park(StepKind.SIGNAL, name, until)) == "due":
+            yield Persist(EndWait(job=job, step_key=key, outcome=_text(TIMED_OUT)))
+            return TIMED_OUT
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a person is asked: ``preview`` is the action as JSON text, bound to the answer by its hash."""
+
+    text: str
+    options: tuple[str, ...]
+    preview: str | None
+    timeout_ms: int | None
+
+
+def ask(history: History, job: JobRef, key: StepKey, question: Question) -> Flow:
+    """Ask a person. Returns ``{"id", "choice", "by", "note", "at"}`` (``at`` in ms), or ``"timeout"``."""
+    record = yield from _open(history, key, StepKind.ASK)
+    if _over(record):
+        return _read(record)
+    if record is None:
+        decision_id: str = yield NewId()
+        until = None if question.timeout_ms is None else (yield Now()) + question.timeout_ms
+        yield Persist(
+            AskPerson(
+                job=job,
+                step_key=key,
+                decision_id=decision_id,
+                question=question.text,
+                options=_text(question.options),
+                preview=question.preview,
+                preview_hash=None if question.preview is None else digest(question.preview),
+                expires_at=until,
+            )
+        )
+    else:
+        decision_id, until = record.waits_for or "", record.until
+    came = yield Park(StepKind.ASK, decision_id, until)
+    if came == "due":
+        try:
+            yield Persist(ExpireDecision(job=job, step_key=key, decision_id=decision_id, outcome=_text(TIMED_OUT)))
+        except Conflict:
+            pass  # answered, or expired by a timer, in the same moment: its row says which
+        else:
+            return TIMED_OUT
+    row: DecisionRecord = yield LookDecision(decision_id)
+    outcome: Any = TIMED_OUT
+    if row.state == "given":
+        outcome = {"id": row.decision_id, "choice": row.choice, "by": row.by, "note": row.note, "at": row.decided_at}
+    yield Persist(EndWait(job=job, step_key=key, outcome=_text(outcome)))
+    return outcome
+
+
+def start_children(history: History, job: JobRef, key: StepKey, children: Sequence[SubmitJob]) -> Flow:
+    """Start child jobs in one transaction. Returns their ids, in order; a replay finds the same ones."""
+    record = yield from _open(history, key, StepKind.CHILD)
+    if _over(record):
+        return _read(record)
+    while True:
+        owners: dict[tuple[str, str], JobId] = yield LookOwners(tuple(children))
+        ids = [owners.get((c.kind, c.idempotency_key or ""), c.job_id) for c in children]
+        fresh = tuple(c for c, job_id in zip(children, ids, strict=True) if c.job_id == job_id)
+        try:
+            yield Persist(StartChildren(job=job, step_key=key, name="start", children=fresh, outcome=_text(ids)))
+        except Conflict:
+            again: dict[tuple[str, str], JobId] = yield LookOwners(tuple(children))
+            if again == owners:
+                raise
+            continue
+        return ids
+
+
+def child_result(history: History, job: JobRef, key: StepKey, child_id: JobId, timeout_ms: int | None) -> Flow:
+    """Wait for a job's end. Returns ``{"state", "outputs", "error"}`` (payloads as JSON text), or ``"timeout"``."""
+    record = yield from _open(history, key, StepKind.CHILD_RESULT)
+    if _over(record):
+        return _read(record)
+    until: int | None = None if record is None else record.until
+    if record is None and timeout_ms is not None:
+        until = (yield Now()) + timeout_ms
+    begun = record is not None
+    while True:
+        child: JobRecord | None = yield LookJob(child_id)
+        if child is not None and child.completed_at is not None:
+            break
+        if not begun:
+            yield Persist(
+                BeginWait(
+                    job=job, step_key=key, kind=StepKind.CHILD_RESULT, name="result", until=until, waits_for=child_id
+                )
+            )
+            begun = True
+        if timeout_ms == 0 or (yield Park(StepKind.CHILD_RESULT, child_id, until)) == "due":
+            yield Persist(EndWait(job=job, step_key=key, outcome=_text(TIMED_OUT)))
+            return TIMED_OUT
+    outcome = {"state": child.state, "outputs": child.outputs, "error": child.error}
+    if not begun:
+        # Nobody had to wait: one row, finished, as for any recorded value, but of the wait's own kind.
+        yield Persist(
+            BeginWait(job=job, step_key=key, kind=StepKind.CHILD_RESULT, name="result", until=None, waits_for=child_id),
+            lazy=True,
+        )
+    told = ev.ChildFinished(child_job_id=child_id, state=child.state)
+    yield Persist(
+        EndWait(job=job, step_key=key, outcome=_text(outcome), tells=(told,), who=Who(Actor.SYSTEM, "children"))
+    )
+    return outcome
+
+
+def recorded_now(history: History, job: JobRef, key: StepKey) -> Flow:
+    """Return the time in ms as it was when first asked; durable before the next step's function is called."""
+    record = history.call(key)
+    if _over(record):
+        return _read(record)
+    yield Enter(key)
+    now_ms: int = yield Now()
+    yield Persist(RecordValue(job=job, step_key=key, name="now", outcome=_text(now_ms)), lazy=True)
+    return now_ms
+
+
+ENDED_WELL = frozenset({JobState.COMPLETED, JobState.COMPLETED_WITH_ISSUES})

@@ -1,0 +1,105 @@
+"""Timers and open waits of one incarnation: who is to be woken when, and for what.
+
+A run's line that waits is a ``Waiter``. It is woken by a time, by what it waits for, or by its run being cancelled or put
+away; the first wake counts. The board is asked by the supervisor's loop; it has no thread of its own.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from relight.clock import Clock
+from relight.store.reads import OpenWait
+
+if TYPE_CHECKING:
+    from relight.engine.run import Run
+
+DUE = "due"
+ARRIVED = "arrived"
+LEAVE = "leave"
+"""The run is being cancelled or put away: leave by exception."""
+
+
+class Waiter:
+    """One line of a run that waits. ``wake`` is called once, from any thread, with what happened."""
+
+    __slots__ = ("_wake", "kind", "outcome", "put_away_at", "run", "until", "waits_for")
+
+    def __init__(self, run: Run, kind: str, waits_for: str | None, wake: Callable[[str], None]) -> None:
+        self.run = run
+        self.kind = kind
+        self.waits_for = waits_for
+        self.put_away_at = 0
+        self.until: int | None = None
+        self.outcome: str | None = None
+        self._wake = wake
+
+    def wake(self, outcome: str) -> None:
+        """Wake the line, if nothing woke it before."""
+        if self.outcome is None:
+            self.outcome = outcome
+            self._wake(outcome)
+
+
+class Board:
+    """See the module. ``nudge`` is called when the supervisor should look sooner than it meant to."""
+
+    def __init__(self, clock: Clock, nudge: Callable[[], None]) -> None:
+        self._clock = clock
+        self._nudge = nudge
+        self._lock = threading.Lock()
+        self._timers: list[tuple[int, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._waiting: dict[Waiter, None] = {}
+
+    def after(self, ms: int, call: Callable[[], None]) -> None:
+        """Call something once ``ms`` milliseconds have passed, from the supervisor's thread."""
+        at = self._clock.mono_ms() + max(ms, 0)
+        with self._lock:
+            heapq.heappush(self._timers, (at, next(self._order), call))
+            first = self._timers[0][0] == at
+        if first:
+            self._nudge()
+
+    def add(self, waiter: Waiter) -> None:
+        """Note an open wait for something that the store will tell of."""
+        if waiter.waits_for is not None:
+            with self._lock:
+                self._waiting[waiter] = None
+            self._nudge()
+
+    def remove(self, waiter: Waiter) -> None:
+        """Forget a wait."""
+        with self._lock:
+            self._waiting.pop(waiter, None)
+
+    def run_due(self) -> None:
+        """Call what is due."""
+        now = self._clock.mono_ms()
+        while True:
+            with self._lock:
+                if not self._timers or self._timers[0][0] > now:
+                    return
+                _, _, call = heapq.heappop(self._timers)
+            call()
+
+    def next_at(self) -> int | None:
+        """Return when the next timer is due, on the monotonic clock."""
+        with self._lock:
+            return self._timers[0][0] if self._timers else None
+
+    def open_waits(self) -> list[OpenWait]:
+        """Return what lines here wait for."""
+        with self._lock:
+            return [OpenWait(w.run.ref.job_id, w.kind, w.waits_for or "") for w in self._waiting]
+
+    def arrived(self, come: set[tuple[str, str]]) -> None:
+        """Wake the lines whose wait is over."""
+        with self._lock:
+            woken = [w for w in self._waiting if (w.run.ref.job_id, w.waits_for or "") in come]
+        for waiter in woken:
+            waiter.wake(ARRIVED)

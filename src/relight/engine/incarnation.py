@@ -1,0 +1,511 @@
+"""One incarnation of an engine: an id that is new at each start, its lock, its lease, its gate, its journal, its runs.
+
+Everything that dies with the incarnation is held here, so that a fenced engine can start anew as another one while the
+last tries of the old one still return. Its threads: the journal, the loop (once something async runs), the beat, the
+watch (recovery, gate, policy), the supervisor (timers, claims, deliveries), and those that run sync jobs.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from relight import version
+from relight.authoring.context import SCOPE, Scope
+from relight.authoring.registry import Registry
+from relight.clock import Clock
+from relight.core import events as ev
+from relight.core.changes import OpenWriter
+from relight.core.commands import Command
+from relight.core.commands.engines import CloseWriterNow, OpenWriterNow, RegisterKinds, RenewLease, Tell
+from relight.core.commands.jobs import SubmitJob, fresh_run
+from relight.core.commands.steering import system
+from relight.core.flow import STOWED
+from relight.core.history import History
+from relight.engine.board import Board
+from relight.engine.claimer import Candidate
+from relight.engine.gate import Gate
+from relight.engine.lockfile import LockFile, lock_path, remove, state_dir_for
+from relight.engine.loop import EngineLoop
+from relight.engine.outcome import command_for
+from relight.engine.pool import Pool
+from relight.engine.procfs import Host, this_host
+from relight.engine.resources import Resources
+from relight.engine.run import End, Run
+from relight.engine.runner import Conductor
+from relight.errors import CancelRequested, Conflict, Fenced, IdempotencyMismatch, RelightError, StorageUnavailable, Suspending
+from relight.ids import EngineId, Ids, JobId, short
+from relight.model import DecisionRecord, GateState, JobRecord, QueueRecord, Role
+from relight.settings import Settings
+from relight.store.journal import Journal, Ticket
+from relight.store.store import Store
+
+SETTLE_MS = 25
+"""How long a run must have been quiet before it is put away for a wait that is known to be long."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """What an engine is given: its store, time, ids, and the crash-test seam."""
+
+    store: Store
+    clock: Clock
+    ids: Ids
+    reached: Callable[[str], None]
+
+
+class Incarnation:
+    """See the module. Made by the facade; ``open`` writes its row with the gate closed."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        settings: Settings,
+        registry: Registry,
+        *,
+        resources: Mapping[Any, object],
+        replace: Mapping[Any, Callable[..., Any]],
+        on_ended: Callable[[JobId], None],
+        on_fenced: Callable[[], None],
+    ) -> None:
+        self.store, self.clock, self.ids, self.reached = ports.store, ports.clock, ports.ids, ports.reached
+        self.settings = settings
+        self.registry = registry
+        self.engine_id = EngineId(self.ids.uuid7(self.clock.now_ms()))
+        self.name = settings.name or f"engine-{self.engine_id[-6:]}"
+        self.host: Host = this_host()
+        self.state_dir: Path = state_dir_for(self.store.place)
+        self.nonce = self.ids.token()
+        self.lock: LockFile | None = None
+        self.gate = Gate(self.clock, self.name)
+        self.board = Board(self.clock, self.nudge)
+        self.journal = Journal(self.store, self.engine_id, self._opening, clock=self.clock, ids=self.ids)
+        self.journal.on_applied = self._applied
+        self.journal.on_fenced = lambda: self._fenced(on_fenced)
+        self.journal.on_trouble = self._trouble
+        self._given = resources
+        self.resources = Resources(resources, lambda: self.loop)
+        self._replace = {getattr(step, "__wrapped__", step): fake for step, fake in replace.items()}
+        self.threads = Pool(f"job-{self.engine_id[-6:]}", settings.threads)
+        self.arms = Pool(f"arm-{self.engine_id[-6:]}", settings.threads)
+        self._loop: EngineLoop | None = None
+        self._loop_lock = threading.Lock()
+        self.runs: dict[JobId, Run] = {}
+        self.claiming = 0
+        self.runs_lock = threading.Lock()
+        self.no_runs = threading.Condition(self.runs_lock)
+        self.draining = False
+        self.renewed_at = self.clock.mono_ms()
+        self.degraded: RelightError | None = None
+        self._on_ended = on_ended
+        self.on_news: Callable[[frozenset[str]], None] = lambda ops: None
+        self.nudge_hook: Callable[[], None] = lambda: None
+        self.released: Callable[[Run], None] = lambda run: None
+        self.settle_ms = SETTLE_MS
+
+    # opening
+
+    def open(self) -> None:
+        """Take the lock, then write this incarnation's row with the gate closed, and what it can do."""
+        self.lock = LockFile.create(self.state_dir, self.engine_id, self.nonce, self.clock)
+        self.lock.beat(self.clock.now_ms())
+        self.journal.start()
+        with self.store.reading() as reads:
+            known = {kind for kind, _ in reads.kinds()}
+            defined = {queue.queue: queue for queue in reads.queues()}
+        self.journal.execute(self._registration(known, defined))
+
+    def _opening(self) -> Command:
+        now_ms = self.clock.now_ms()
+        with self.store.reading() as reads:
+            heads = tuple(reads.unnamed_heads())
+        consume = self.settings.consume
+        row = OpenWriter(
+            self.engine_id,
+            Role.ENGINE,
+            self.name,
+            GateState.CLOSED,
+            self.nonce,
+            self.host.host_id,
+            self.host.boot_id,
+            os.getpid(),
+            version.VERSION,
+            self.settings.lease_ms,
+            now_ms + self.settings.lease_ms,
+            now_ms,
+            msgspec.json.encode(self.registry.kinds).decode(),
+            None if consume is None else msgspec.json.encode(consume).decode(),
+        )
+        started = ev.EngineStarted(
+            host_id=self.host.host_id,
+            boot_id=self.host.boot_id,
+            pid=os.getpid(),
+            version=version.VERSION,
+            store=self.store.place,
+            durability=self.settings.durability,
+            heads={writer: digest for writer, _, digest in heads},
+        )
+        return OpenWriterNow(row=row, heads=heads, who=system(self.engine_id), started=started)
+
+    queues: tuple[QueueRecord, ...] = ()
+
+    def _registration(self, known: set[str], defined: Mapping[str, QueueRecord]) -> Command:
+        changed = [
+            queue.queue
+            for queue in self.queues
+            if queue.queue not in defined
+            or (queue.slots, queue.per_engine_slots) != (defined[queue.queue].slots, defined[queue.queue].per_engine_slots)
+        ]
+        return RegisterKinds(
+            who=system(self.engine_id),
+            kinds=tuple((w.kind, w.spec.version) for w in self.registry.workflows),
+            new_kinds=tuple(kind for kind in self.registry.kinds if kind not in known),
+            queues=self.queues,
+            changed_queues=tuple(changed),
+        )
+
+    @property
+    def loop(self) -> EngineLoop:
+        """The engine's own loop, made when something async first needs it."""
+        if self._loop is None:
+            with self._loop_lock:
+                if self._loop is None:
+                    self._loop = EngineLoop(self.engine_id[-6:])
+        return self._loop
+
+    # signs of life
+
+    def beat(self) -> None:
+        """Show that this process lives, and renew the lease. Called each sixth of a lease."""
+        if self.lock is not None:
+            self.lock.journal_alive(self.clock.mono_ms())
+            if self._loop is not None:
+                self._loop.call(lambda: self.lock is None or self.lock.loop_alive(self.clock.mono_ms()))
+            self.lock.beat(self.clock.now_ms())
+        self._renew()
+
+    def _renew(self) -> None:
+        asked = self.clock.mono_ms()
+
+        def renewed(tickets: list[Ticket]) -> None:
+            if tickets[0].error is None:
+                self.renewed_at = max(self.renewed_at, asked)
+
+        try:
+            self.journal.put(RenewLease(engine_id=self.engine_id, lease_ms=self.settings.lease_ms), waker=renewed)
+        except (Fenced, StorageUnavailable):
+            return  # fenced or closing: whoever looks after this incarnation is told otherwise
+
+    def _lease_is_over(self) -> bool:
+        return self.clock.mono_ms() - self.renewed_at > self.settings.lease_ms - self.settings.lease_ms // 6
+
+    def may_begin_step(self) -> None:
+        """Return when a step may begin: a lease that may have run out (a suspend, a stop) is renewed first."""
+        self.reached("before_step")
+        if self._lease_is_over():
+            asked = self.clock.mono_ms()
+            try:
+                self.journal.execute(RenewLease(engine_id=self.engine_id, lease_ms=self.settings.lease_ms))
+            except (Fenced, StorageUnavailable) as error:
+                raise Suspending(str(error)) from None
+            self.renewed_at = max(self.renewed_at, asked)
+
+    async def may_begin_step_async(self) -> None:
+        """As ``may_begin_step``, on the loop."""
+        self.reached("before_step")
+        if self._lease_is_over():
+            asked = self.clock.mono_ms()
+            try:
+                await self.loop.written(self.journal, RenewLease(engine_id=self.engine_id, lease_ms=self.settings.lease_ms))
+            except (Fenced, StorageUnavailable) as error:
+                raise Suspending(str(error)) from None
+            self.renewed_at = max(self.renewed_at, asked)
+
+    # what happens to the journal
+
+    def nudge(self) -> None:
+        """Let the supervisor look now."""
+        self.nudge_hook()
+
+    def _applied(self, ops: frozenset[str]) -> None:
+        if self.lock is not None:
+            self.lock.journal_alive(self.clock.mono_ms())
+        self.on_news(ops)
+
+    def _trouble(self, error: RelightError | None, outage_ms: int) -> None:
+        self.degraded = error
+        code = getattr(error, "code", "unknown")
+        if error is not None:
+            self._trouble_code = code
+            return
+        for payload in (
+            ev.EngineDegraded(code=self._trouble_code),
+            ev.EngineRecovered(outage_ms=outage_ms),
+        ):
+            try:
+                self.journal.put(Tell(payload=payload, who=system(self.engine_id)))
+            except (Fenced, StorageUnavailable):
+                return  # closing
+
+    _trouble_code = "unknown"
+
+    def _fenced(self, on_fenced: Callable[[], None]) -> None:
+        self.draining = True
+        self.gate.abandon("this engine was declared dead by another one")
+        for run in self.all_runs():
+            run.lose("its engine was declared dead by another one")
+        on_fenced()
+
+    def all_runs(self) -> list[Run]:
+        """The runs in memory."""
+        with self.runs_lock:
+            return list(self.runs.values())
+
+    # running jobs
+
+    def start_run(self, candidate: Candidate, run_id: str) -> None:
+        """Run a job that was claimed: its code in a thread, or on the loop."""
+        job = candidate.job
+        workflow = self.registry.find(job.kind)
+        assert workflow is not None
+        ref = fresh_run(job.job_id, job.trace_id, job.kind, run_id)
+        tags: dict[str, str] = msgspec.json.decode(job.tags) if job.tags else {}
+        run = Run(job, ref, workflow.spec, History(candidate.steps), tags)
+        run.started_ms = self.clock.now_ms()
+        run.busy = 1
+        if job.cancel_code is not None:
+            run.end = End(job.cancel_code, job.cancel_reason, job.cancel_by)
+        with self.runs_lock:
+            self.runs[job.job_id] = run
+        if job.deadline_at is not None:
+            self.board.after(job.deadline_at - run.started_ms, lambda: run.request_end(End("deadline", None, None)))
+        if workflow.spec.is_async:
+            loop = self.loop
+            loop.call(lambda: self._begin_async(run))
+        else:
+            self.threads.start(lambda: contextvars.Context().run(self._run_sync, run))
+        if self.draining:
+            run.suspend("shutdown")
+
+    def _function_and_arguments(self, run: Run) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        signature = self.registry.signature(run.spec.function)
+        args, kwargs = signature.load(self.unstow(run.job.inputs or "{}").encode())
+        return run.spec.function, args, kwargs
+
+    def _run_sync(self, run: Run) -> None:
+        SCOPE.set(Scope(Conductor(run, self), run.branch))
+        value, error = None, None
+        try:
+            function, args, kwargs = self._function_and_arguments(run)
+            value = function(*args, **kwargs)
+        except BaseException as raised:  # boundary: user code, and leaving by exception
+            error = raised
+        self._settle(run, value, error)
+
+    def _begin_async(self, run: Run) -> None:
+        context = contextvars.Context()
+        context.run(SCOPE.set, Scope(Conductor(run, self), run.branch))
+
+        def cancel() -> None:
+            if run.main is not None and not run.main.done():
+                run.main.cancel()
+
+        run.cancel_tasks = lambda: self.loop.call(cancel)
+        run.main = self.loop.spawn(lambda: self._body_async(run), context)
+        run.main.add_done_callback(lambda task: self._async_ended(run, task), context=contextvars.Context())
+
+    async def _body_async(self, run: Run) -> Any:
+        function, args, kwargs = self._function_and_arguments(run)
+        return await function(*args, **kwargs)
+
+    def _async_ended(self, run: Run, task: Any) -> None:
+        """A body ended: its other lines end with it, then it is recorded."""
+        left = [each for each in run.tasks if not each.done()]
+        for each in left:
+            each.cancel()
+        if left:
+            context = contextvars.Context()
+            self.loop.spawn(lambda: self._after_tasks(run, task, left), context)
+        else:
+            self._record_async(run, task)
+
+    async def _after_tasks(self, run: Run, task: Any, left: list[Any]) -> None:
+        for each in left:
+            try:
+                await each
+            except BaseException:  # boundary: a line that was ended with its body
+                continue
+        self._record_async(run, task)
+
+    def _record_async(self, run: Run, task: Any) -> None:
+        value, error = None, None
+        if task.cancelled():
+            error = Suspending("the body was cancelled") if run.end is None else CancelRequested(run.end.code)
+        else:
+            error = task.exception()
+            value = None if error is not None else task.result()
+        self._settle(run, value, error)
+
+    def _settle(self, run: Run, value: Any, error: BaseException | None) -> None:
+        """Record how a run ended, or nothing when it was lost."""
+        if run.lost is not None:
+            self._gone(run)
+            return
+        encode = self.registry.signature(run.spec.function).result.encode
+        try:
+            command = command_for(run, self, value, error, self.clock.now_ms(), encode)
+            self.journal.put(command, waker=lambda tickets: self._gone(run))
+        except RelightError as refused:
+            run.lose(str(refused))
+            self._gone(run)
+
+    def _gone(self, run: Run) -> None:
+        with self.runs_lock:
+            if self.runs.get(run.ref.job_id) is run:
+                del self.runs[run.ref.job_id]
+            if not self.runs:
+                self.no_runs.notify_all()
+            empty = not self.runs
+        self.released(run)
+        self._on_ended(run.ref.job_id)
+        self.nudge()
+        if empty and self.closed:
+            self._release_lock()
+
+    def maybe_put_away(self, run: Run) -> None:
+        """Put a run away if it is quiet and every wait in it is long."""
+        if run.wants_to_be_put_away(self.clock.mono_ms(), self.settle_ms - 5):
+            run.suspend("waiting")
+        elif run.parked and run.suspending is None and run.spec.is_async and not run.steps:
+            due = [w for w in list(run.parked) if w.put_away_at <= self.clock.mono_ms()]
+            if len(due) == len(run.parked):
+                self.board.after(self.settle_ms, lambda: self.maybe_put_away(run))
+
+    # what runs ask for
+
+    def replaced(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a test's fake for a step's function, or the function."""
+        return self._replace.get(function, function)
+
+    def stow(self, text: str) -> str:
+        """Keep a large text by its content, durable before what refers to it; return the reference."""
+        import hashlib  # noqa: PLC0415 - rarely needed
+
+        name = hashlib.sha256(text.encode()).hexdigest()
+        self.store.put_blob(name, text, self.clock.now_ms())
+        return STOWED + name
+
+    def unstow(self, text: str) -> str:
+        """Bring a stowed text back."""
+        if not text.startswith(STOWED):
+            return text
+        with self.store.reading() as reads:
+            content = reads.blob(text.removeprefix(STOWED))
+        if content is None:
+            raise StorageUnavailable(f"blob {text.removeprefix(STOWED)[:12]}… is missing from {self.store.place}")
+        return content
+
+    def look_job(self, job_id: str) -> JobRecord | None:
+        """Return a job with its payloads in full."""
+        with self.store.reading() as reads:
+            job = reads.job(job_id)
+        if job is None or job.outputs is None or not job.outputs.startswith(STOWED):
+            return job
+        return msgspec.structs.replace(job, outputs=self.unstow(job.outputs))
+
+    def open_decisions(self, job_id: str) -> Sequence[DecisionRecord]:
+        """Return a job's open questions."""
+        with self.store.reading() as reads:
+            return [row for row in reads.decisions(job_id) if row.state == "open"]
+
+    def owners_of(self, children: Sequence[SubmitJob]) -> dict[tuple[str, str], JobId]:
+        """Return which jobs own these submits' idempotency keys. Raises ``IdempotencyMismatch``."""
+        by_kind: dict[str, dict[str, SubmitJob]] = {}
+        for child in children:
+            if child.idempotency_key is not None:
+                by_kind.setdefault(child.kind, {})[child.idempotency_key] = child
+        owners: dict[tuple[str, str], JobId] = {}
+        for kind, keyed in by_kind.items():
+            with self.store.reading() as reads:
+                jobs = reads.jobs_by_keys(kind, list(keyed))
+            for job in jobs:
+                key = job.idempotency_key or ""
+                if job.inputs_hash != keyed[key].inputs_hash:
+                    raise IdempotencyMismatch(
+                        f'key "{key}" belongs to {kind} {short(job.job_id)} ({job.state}) with other arguments. '
+                        "Use another key, or fork that job",
+                        job_id=job.job_id,
+                    )
+                owners[(kind, key)] = job.job_id
+        return owners
+
+    def decode_result(self, kind: str, text: str | None) -> Any:
+        """Decode a job's outputs as its workflow's result, or as plain JSON when the workflow is not known here."""
+        data = self.unstow(text or "null")
+        workflow = self.registry.find(kind)
+        if workflow is None:
+            return msgspec.json.decode(data)
+        return self.registry.signature(workflow.spec.function).result.decode(data.encode())
+
+    # leaving
+
+    closed = False
+
+    def drain(self, timeout_ms: int) -> bool:
+        """Put every run away at its next step boundary; tell whether all had left in time."""
+        self.draining = True
+        for run in self.all_runs():
+            run.suspend("shutdown")
+        deadline = self.clock.mono_ms() + timeout_ms
+        with self.runs_lock:
+            while self.runs or self.claiming:
+                left = deadline - self.clock.mono_ms()
+                if left <= 0:
+                    return False
+                self.clock.wait(self.no_runs, min(left, 100))
+        return True
+
+    def close(self, *, drained: bool, suspended: int) -> None:
+        """Close resources, say goodbye, and let the lock go once the last try has ended."""
+        try:
+            self.resources.close()
+        finally:
+            self._say_goodbye(drained, suspended)
+            if self._loop is not None:
+                self._loop.stop()
+            self.threads.close()
+            self.arms.close()
+            with self.runs_lock:
+                self.closed = True
+                empty = not self.runs
+            for run in self.all_runs():
+                run.lose("its engine was stopped")
+            if empty:
+                self._release_lock()
+
+    def _say_goodbye(self, drained: bool, suspended: int) -> None:
+        if self.journal.fenced or not self.journal.opened:
+            self.journal.close()
+            return
+        stopped = ev.EngineStopped(drained=drained, suspended_runs=suspended)
+        try:
+            self.journal.execute(CloseWriterNow(engine_id=self.engine_id, stopped=stopped), patience_seconds=5)
+        except (Conflict, StorageUnavailable):
+            pass  # the next start finds the lock free, and does what is owed
+        self.journal.close()
+
+    def _release_lock(self) -> None:
+        lock, self.lock = self.lock, None
+        if lock is not None:
+            fenced = self.journal.fenced
+            lock.release()
+            if not fenced:
+                remove(lock_path(self.state_dir, self.engine_id))
+

@@ -1,0 +1,169 @@
+"""The engine's own event loop, in its own thread: where async jobs and async steps run, whatever facade is used.
+
+Its task factory numbers branches: a task made in a workflow's body is a branch of the line that made it, in order of
+creation; one made inside a step is none of ours. Its timers refuse a workflow's body, because a plain timer dies when the
+run is put away, and the job would wait for ever. asyncio is imported when the first loop is made, not with relight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from relight.authoring.context import SCOPE, Scope
+from relight.core.commands import Command
+from relight.engine.pool import Pool
+from relight.errors import BlockingCall, NonDurableWait
+from relight.store.journal import Journal, Ticket
+
+T = TypeVar("T")
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> Any:
+        scope = SCOPE.get()
+        if scope is not None and scope.step is None and scope.run.loop_ident == threading.get_ident():
+            ref = scope.run.ref
+            raise NonDurableWait(
+                f"a plain timer (asyncio.sleep, wait_for, timeout) in the body of {ref.kind}: it would be lost when the job is "
+                "put away. Use: await sleep.aio(…), or timeout_seconds= of the wait; inside steps anything goes",
+                job_id=ref.job_id,
+            )
+        return super().call_at(when, callback, *args, context=context)
+
+
+def _task_factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+    scope = SCOPE.get()
+    context = options.pop("context", None)
+    if scope is None or scope.step is not None:
+        return asyncio.Task(coro, loop=loop, context=context, **options)
+    if context is None:
+        context = contextvars.copy_context()
+    context.run(SCOPE.set, Scope(scope.run, scope.branch.child(), None, scope.cleanup))
+    task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, context=context, **options)
+    scope.run.adopt(task)  # type: ignore[attr-defined]
+    return task
+
+
+class EngineLoop:
+    """One loop in one daemon thread. ``alive_mono`` is told each second, for the engine's sign of life."""
+
+    def __init__(self, name: str) -> None:
+        self._loop = _Loop()
+        self._loop.set_task_factory(_task_factory)
+        self._tickets: dict[Ticket, asyncio.Future[None]] = {}
+        self._ready = threading.Event()
+        self.ident: int | None = None
+        self._thread = threading.Thread(target=self._run, name=f"relight-loop-{name}", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+
+    def _run(self) -> None:
+        self.ident = threading.get_ident()
+        asyncio.set_event_loop(self._loop)
+        self._loop.call_soon(self._ready.set)
+        self._loop.run_forever()
+        self._loop.close()
+
+    def call(self, call: Callable[[], object]) -> None:
+        """Call something on the loop, soon. Does nothing when the loop is closed."""
+        try:
+            self._loop.call_soon_threadsafe(call)
+        except RuntimeError:
+            return  # closed: nothing of ours runs there any more
+
+    def future(self) -> asyncio.Future[Any]:
+        """Return a new future of this loop."""
+        return self._loop.create_future()
+
+    def spawn(self, make: Callable[[], Any], context: contextvars.Context) -> asyncio.Task[Any]:
+        """Start a task that is no branch of anything, on the loop's own thread."""
+        return asyncio.Task(make(), loop=self._loop, context=context)
+
+    # writing: one wake-up of the loop for each batch, however many tasks wait for it
+
+    async def written(self, journal: Journal, command: Command) -> None:
+        """Wait until a command is on disk. Raises the command's own error."""
+        ticket = journal.put(command, waker=self._written)
+        if not ticket.done:
+            done = self._loop.create_future()
+            self._tickets[ticket] = done
+            if ticket.done:
+                self._tickets.pop(ticket, None)
+            else:
+                await done
+        if ticket.error is not None:
+            raise ticket.error
+
+    def _written(self, tickets: list[Ticket]) -> None:
+        self.call(lambda: self._resolve(tickets))
+
+    def _resolve(self, tickets: list[Ticket]) -> None:
+        for ticket in tickets:
+            done = self._tickets.pop(ticket, None)
+            if done is not None and not done.done():
+                done.set_result(None)
+
+    # across threads
+
+    def run_blocking(self, make: Callable[[], Awaitable[T]], context: contextvars.Context) -> T:
+        """Run an awaitable here while another thread blocks. Raises what it raised."""
+        if threading.get_ident() == self.ident:
+            raise BlockingCall("a sync call to async code was made on the engine's loop; await it instead")
+        done = threading.Event()
+        box: list[Any] = [None, None]
+
+        async def work() -> None:
+            try:
+                box[0] = await make()
+            except BaseException as error:  # boundary: carried to the thread that waits
+                box[1] = error
+            finally:
+                done.set()
+
+        self.call(lambda: self.spawn(work, context))
+        done.wait()
+        if box[1] is not None:
+            raise box[1]
+        result: T = box[0]
+        return result
+
+    def in_thread(self, pool: Pool, call: Callable[[], T], context: contextvars.Context) -> Awaitable[T]:
+        """Run a blocking call in a pool's thread; the future is this loop's."""
+        arrival: asyncio.Future[T] = self._loop.create_future()
+
+        def settle(value: Any, error: BaseException | None) -> None:
+            if arrival.done():
+                return
+            if error is None:
+                arrival.set_result(value)
+            elif isinstance(error, StopIteration):
+                arrival.set_exception(RuntimeError("StopIteration was raised in a thread"))
+            else:
+                arrival.set_exception(error)
+
+        def work() -> None:
+            value, error = None, None
+            try:
+                value = context.run(call)
+            except BaseException as raised:  # boundary: carried to the loop
+                error = raised
+            self.call(lambda: settle(value, error))
+
+        pool.start(work)
+        return arrival
+
+    def stop(self, *, timeout_seconds: float = 2) -> None:
+        """End the loop and its thread; tasks that are left are dropped where they stand."""
+
+        def finish() -> None:
+            self._loop.stop()
+
+        self.call(finish)
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout_seconds)

@@ -1,0 +1,295 @@
+"""Recovery: find dead engines, stall what they left running, say so, and only then let anything new begin.
+
+**Promise (P2, P3).** Every run left running by a dead engine is moved to stalled, with its event, before this engine
+accepts or starts any job. A run is taken from its engine only on proof (``liveness.py`` judges; nothing here does).
+
+::
+
+    judge every other engine ─▶ fence the dead (compare-and-set on the judged beat)
+           ▲                         │
+           │                         ▼
+           │              stall their runs in chunks: run, job, steps in flight and event in one transaction
+           │                         │
+           │                         ▼
+           └── refused ─── open the gate, if a fresh query finds nothing running under the dead ─▶ receipt
+
+**Failure cases.** Cut anywhere, the next recovery goes on: a fenced engine stays fenced, what is stalled is not running
+any more, and no event is written twice, because run, job and event move in one transaction with the expected state in it.
+Two engines may do this at once; whoever is second is refused and finds nothing left. A row that cannot be stalled is found
+by the journal's halving and set aside (``quarantine``) with evidence; it keeps its state, and everything else goes on.
+Nothing here decodes a payload, and nothing but the store is needed.
+
+**Silent** owners (a stopped process) are fenced too, but may still act: their jobs are *held* until the owner is dead or
+has said that its last try returned. Rejected: stalling by the age of a beat (it takes work from the living and strands
+that of the dead); one transaction for everything (a writer would wait for seconds).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from relight.clock import Clock, rfc3339
+from relight.core import events as ev
+from relight.core.commands import Command, JobRef
+from relight.core.commands.engines import FinishRecovery, JudgeEngineNow, QuarantineRow, StallRunNow, Tell
+from relight.core.commands.steering import ReleaseHeld, ref_of, system
+from relight.engine.liveness import Judge, Judgement, Subject, observe
+from relight.engine.procfs import Host
+from relight.errors import Conflict, RelightError
+from relight.ids import EngineId, Ids, JobId
+from relight.model import EngineRecord, EngineState, Verdict
+from relight.store.journal import Journal
+from relight.store.reads import RunningRun
+from relight.store.store import Store
+
+CHUNK_MS = 50
+"""A chunk is meant to take no longer than this, so that other writers of the store wait no longer."""
+FIRST_CHUNK = 250
+MAX_CHUNK = 1000
+
+_FENCED_BY = {
+    Verdict.DEAD: EngineState.DEAD,
+    Verdict.LEASE_EXPIRED: EngineState.DEAD,
+    Verdict.SILENT: EngineState.SILENT,
+}
+
+
+@dataclass
+class Tally:
+    """What one recovery has found and done so far."""
+
+    recovery_id: str
+    started_at: int
+    engines: list[ev.JudgedEngine] = field(default_factory=list)
+    scanned: int = 0
+    stalled: int = 0
+    in_doubt: int = 0
+    quarantined: int = 0
+    expected: int = 0
+
+
+@dataclass(frozen=True)
+class Fallen:
+    """An engine held dead or silent, and why."""
+
+    row: EngineRecord
+    state: EngineState
+    judgement: Judgement
+
+
+class Recovery:
+    """See the module. ``reached`` is called at each boundary, for tests; ``progress`` is the recovery under way."""
+
+    def __init__(
+        self,
+        store: Store,
+        journal: Journal,
+        judge: Judge,
+        engine_id: EngineId,
+        *,
+        state_dir: Path,
+        host: Host,
+        clock: Clock,
+        ids: Ids,
+        reached: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self._journal = journal
+        self._judge = judge
+        self._me = engine_id
+        self._state_dir = state_dir
+        self._host = host
+        self._clock = clock
+        self._ids = ids
+        self._reached = reached
+        self.progress: Tally | None = None
+
+    def run_once(self, *, at_start: bool) -> Tally | None:
+        """Recover everything that is owed now. At a start there is always a receipt; later only when something was found."""
+        fallen = self._judge_others(at_start=at_start)
+        if not fallen and not at_start:
+            return None
+        tally = Tally(self._ids.uuid7(self._clock.now_ms()), self._clock.now_ms())
+        self.progress = tally
+        with self._store.reading() as reads:
+            tally.expected = reads.count_running_of([each.row.engine_id for each in fallen])
+        started = ev.RecoveryStarted(recovery_id=tally.recovery_id)
+        self._journal.execute(Tell(payload=started, who=system(self._me)))
+        for each in fallen:
+            self._reached("recovery_engine")
+            if self._fence(each):
+                self._stall_runs(each, tally)
+                self._note(each, tally)
+                if each.state is EngineState.DEAD:
+                    self._release_holds(each.row.engine_id)
+        self._reached("recovery_receipt")
+        receipt = FinishRecovery(
+            recovery_id=tally.recovery_id,
+            engine_id=self._me,
+            engines=tally.engines,
+            scanned=tally.scanned,
+            stalled=tally.stalled,
+            in_doubt=tally.in_doubt,
+            quarantined=tally.quarantined,
+            started_at=tally.started_at,
+        )
+        self._journal.execute(receipt)
+        return tally
+
+    # judging
+
+    def _judge_others(self, *, at_start: bool) -> list[Fallen]:
+        self._judge.tick(self._clock.mono_ms())
+        with self._store.reading() as reads:
+            rows = [row for row in reads.engines_to_judge() if row.engine_id != self._me]
+            owing = {row.engine_id for row in rows if reads.count_running_of([row.engine_id])}
+        found = []
+        for row in rows:
+            subject = Subject.of(row)
+            seen = observe(
+                subject, self._state_dir, host=self._host, clock=self._clock, store_now_ms=self._clock.now_ms()
+            )
+            judgement = self._judge.judge(subject, seen, at_start=at_start)
+            state = self._fallen_state(row, judgement)
+            if state is not None and (state is not row.state or row.engine_id in owing):
+                found.append(Fallen(row, state, judgement))
+        return found
+
+    @staticmethod
+    def _fallen_state(row: EngineRecord, judgement: Judgement) -> EngineState | None:
+        """Return what an engine's state is to be, or None when it is to be left alone."""
+        wanted = _FENCED_BY.get(judgement.verdict)
+        if row.state is EngineState.DEAD or wanted is EngineState.DEAD:
+            return EngineState.DEAD
+        if row.state is EngineState.SILENT:
+            return EngineState.SILENT
+        if row.state is EngineState.STOPPED:
+            return None  # it left of its own accord; a try that outlived the drain still holds its lock
+        return wanted
+
+    def _fence(self, each: Fallen) -> bool:
+        """Make a verdict take effect; tell whether the engine is fenced now. One judged in vain is judged again later."""
+        row = each.row
+        if row.state is each.state:
+            return True
+        command = JudgeEngineNow(
+            judge=self._me,
+            engine_id=row.engine_id,
+            source=row.state,
+            target=each.state,
+            beat_at=row.beat_at,
+            last_heartbeat_ts=rfc3339(each.judgement.last_beat_ms or row.beat_at),
+            verdict=each.judgement.verdict,
+            evidence=each.judgement.evidence,
+        )
+        try:
+            self._journal.execute(command)
+        except Conflict:
+            with self._store.reading() as reads:
+                now = reads.engine(row.engine_id)
+            return now is not None and now.state is each.state
+        return True
+
+    def _note(self, each: Fallen, tally: Tally) -> None:
+        judged = ev.JudgedEngine(
+            engine_id=each.row.engine_id, verdict=each.judgement.verdict, evidence=dict(each.judgement.evidence)
+        )
+        tally.engines.append(judged)
+        self._judge.forget(each.row.engine_id)
+
+    # stalling
+
+    def _stall_runs(self, each: Fallen, tally: Tally) -> None:
+        after, size = "", FIRST_CHUNK
+        while True:
+            with self._store.reading() as reads:
+                chunk = reads.running_of(each.row.engine_id, after, size)
+            if not chunk:
+                return
+            after = chunk[-1].run_id
+            self._reached("recovery_chunk")
+            before = self._clock.mono_ms()
+            self._stall_chunk(each, chunk, tally)
+            took = max(self._clock.mono_ms() - before, 1)
+            size = max(min(size * CHUNK_MS // took, MAX_CHUNK), 50)
+
+    def _stall_chunk(self, each: Fallen, chunk: Sequence[RunningRun], tally: Tally) -> None:
+        tally.scanned += len(chunk)
+        whole = [run for run in chunk if run.trace_id is not None]
+        outcomes = self._journal.execute_all([self._stall(each, run, tally.recovery_id) for run in whole])
+        bad: list[tuple[RunningRun, str]] = [
+            (run, "the job of this run has no row") for run in chunk if run.trace_id is None
+        ]
+        for run, error in zip(whole, outcomes, strict=True):
+            if error is None:
+                tally.stalled += 1
+                tally.in_doubt += len(run.in_doubt)
+            elif isinstance(error, Conflict) and not error.fields.get("op"):
+                raise error
+            else:
+                bad.append((run, str(error)))
+        if bad:
+            self._set_aside(each.row.engine_id, bad, tally)
+
+    def _stall(self, each: Fallen, run: RunningRun, recovery_id: str) -> StallRunNow:
+        row, judgement = each.row, each.judgement
+        verdict = row.verdict if row.verdict is not None and row.state is each.state else judgement.verdict
+        return StallRunNow(
+            job=JobRef(run.job_id, run.trace_id or "", "", run.run_id),
+            owner=row.engine_id,
+            verdict=verdict,
+            evidence=judgement.evidence,
+            recovery_id=recovery_id,
+            judge=self._me,
+            last_heartbeat_ts=rfc3339(judgement.last_beat_ms or row.beat_at),
+            threshold_secs=row.lease_ms / 1000,
+            in_doubt=tuple(run.in_doubt),
+            held=each.state is EngineState.SILENT,
+        )
+
+    def _set_aside(self, owner: EngineId, bad: Sequence[tuple[RunningRun, str]], tally: Tally) -> None:
+        """Quarantine what could not be stalled, unless another engine stalled it in the meantime."""
+        with self._store.reading() as reads:
+            still = {run.run_id for run in reads.running_of(owner, "", MAX_CHUNK * 10)}
+        commands: list[Command] = [
+            QuarantineRow(
+                job_id=JobId(run.job_id),
+                trace_id=run.trace_id,
+                table_name="runs" if run.trace_id is None else "jobs",
+                code="cannot_be_stalled",
+                detail=f"run {run.run_id}: {detail}",
+                recovery_id=tally.recovery_id,
+                judge=self._me,
+            )
+            for run, detail in bad
+            if run.run_id in still
+        ]
+        outcomes = self._journal.execute_all(commands)
+        tally.quarantined += sum(error is None for error in outcomes)
+        for error in outcomes:
+            if error is not None and not isinstance(error, Conflict):
+                raise error
+
+    def _release_holds(self, owner: EngineId) -> None:
+        """A silent owner is dead now: policy may act on the jobs that waited for it."""
+        with self._store.reading() as reads:
+            held = [job for job in reads.stalled(limit=1_000_000) if job.held_by == owner]
+        for error in self._journal.execute_all(
+            [ReleaseHeld(job=ref_of(job), owner=owner, who=system(self._me)) for job in held]
+        ):
+            if error is not None and not isinstance(error, Conflict):
+                raise error
+
+
+def owed(store: Store, me: EngineId) -> bool:
+    """Tell whether anything is still running under an engine held dead or silent."""
+    with store.reading() as reads:
+        return reads.count_running_of_dead() > 0
+
+
+def describe(error: BaseException) -> str:
+    """Return a failure's code and text, for the gate's reason."""
+    code = error.code if isinstance(error, RelightError) else type(error).__name__
+    return f"{code}: {error}"

@@ -1,0 +1,189 @@
+"""One run in memory: what is known of it, who waits in it, and how it leaves.
+
+A run's lines (its body, its arms) are **busy** while they compute or execute a step, and parked while they wait durably.
+The run is *quiet* when no line is busy and at least one is parked. Three things make its lines leave by exception, each
+a flag that every durable call looks at (``enter``):
+
+- **cancel**: the job was asked to end; steps are allowed only in ``cleanup()``;
+- **suspending**: the run is being put away (a long wait, a shutdown, a mismatch); nothing more is recorded, but a step
+  that is executing is let finish and is recorded;
+- **lost**: the engine was fenced or the run was ended from outside; nothing can be recorded any more.
+
+The lock guards these flags and counts; it is held for a few statements only, never during user code or I/O.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from relight.clock import to_datetime
+from relight.core.commands import JobRef
+from relight.core.events import EventPayload
+from relight.core.history import History
+from relight.core.keys import Branch
+from relight.engine.board import LEAVE, Waiter
+from relight.errors import CancelRequested, Suspending
+from relight.ids import StepKey
+from relight.model import CurrentJob, JobRecord
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from relight.authoring.definitions import WorkflowSpec
+
+
+@dataclass(frozen=True)
+class End:
+    """A request to end: ``code`` is cancel, fail or deadline."""
+
+    code: str
+    reason: str | None
+    by: str | None
+
+
+class Run:
+    """See the module."""
+
+    def __init__(self, job: JobRecord, ref: JobRef, spec: WorkflowSpec, history: History, tags: dict[str, str]) -> None:
+        self.job = job
+        self.ref = ref
+        self.spec = spec
+        self.history = history
+        self.branch = Branch()
+        self.tags = tags
+        self.lock = threading.Lock()
+        self.end: End | None = None
+        self.suspending: str | None = None
+        self.lost: str | None = None
+        self.tells: tuple[EventPayload, ...] = ()
+        self.left_quiet = False
+        self.left_waiting: list[Waiter] = []
+        self.busy = 0
+        self.steps: dict[StepKey, int] = {}
+        self.parked: set[Waiter] = set()
+        self.moved_at = 0
+        self.cleanup_until: int | None = None
+        self.overdue: set[StepKey] = set()
+        self.notes: dict[StepKey, str] = {}
+        self.main: asyncio.Task[object] | None = None
+        self.tasks: set[asyncio.Task[object]] = set()
+        self.cancel_tasks: Callable[[], None] = lambda: None
+        self.started_ms = 0
+        self.began_something = False
+
+    def current_job(self) -> CurrentJob:
+        """Describe the job to the code in it."""
+        return CurrentJob(
+            self.job.job_id,
+            self.ref.run_id or "",
+            self.job.kind,
+            self.job.attempt,
+            self.tags,
+            self.job.trace_id,
+            not self.began_something and self.history.replaying,
+            None if self.job.deadline_at is None else to_datetime(self.job.deadline_at),
+            self.suspending is not None,
+        )
+
+    # entering
+
+    def check_enter(self, *, in_cleanup: bool, mono_ms: int) -> None:
+        """Raise ``Suspending`` or ``CancelRequested`` when nothing may begin here now."""
+        if self.lost is not None:
+            raise Suspending(f"{self.ref.kind} no longer runs here: {self.lost}")
+        if self.suspending is not None:
+            raise Suspending(
+                "nothing was run, because the run is only being put away. Steps for clean-up after a cancel: with cleanup():"
+            )
+        if self.end is not None:
+            in_time = self.cleanup_until is None or mono_ms < self.cleanup_until
+            if not (in_cleanup and in_time):
+                raise CancelRequested(self.end.reason or self.end.code)
+        self.began_something = True
+
+    # parking
+
+    def park(self, waiter: Waiter, *, in_cleanup: bool, mono_ms: int) -> None:
+        """Note that a line waits. Raises as ``check_enter`` when it must leave instead."""
+        with self.lock:
+            self.check_enter(in_cleanup=in_cleanup, mono_ms=mono_ms)
+            self.parked.add(waiter)
+            self.busy -= 1
+            self.moved_at = mono_ms
+
+    def unpark(self, waiter: Waiter, mono_ms: int) -> None:
+        """Note that a line goes on."""
+        with self.lock:
+            self.parked.discard(waiter)
+            self.busy += 1
+            self.moved_at = mono_ms
+
+    def step_begins(self, key: StepKey, try_number: int) -> None:
+        """Note that a step's function is being called."""
+        with self.lock:
+            self.steps[key] = try_number
+
+    def step_ends(self, key: StepKey, mono_ms: int) -> None:
+        """Note that it returned. A run that is being put away leaves once no step executes."""
+        with self.lock:
+            self.steps.pop(key, None)
+            self.overdue.discard(key)
+            self.moved_at = mono_ms
+            leave = self.suspending is not None and not self.steps
+        if leave:
+            self.cancel_tasks()
+
+    # leaving
+
+    def wants_to_be_put_away(self, mono_ms: int, settle_ms: int) -> bool:
+        """Tell whether the whole run is quiet and every wait in it is long."""
+        with self.lock:
+            if self.suspending or self.end or self.lost or self.steps or not self.parked:
+                return False
+            if self.spec.is_async:
+                if mono_ms - self.moved_at < settle_ms:
+                    return False
+            elif self.busy > 0:
+                return False
+            return all(waiter.put_away_at <= mono_ms for waiter in self.parked)
+
+    def suspend(self, reason: str, tells: tuple[EventPayload, ...] = ()) -> bool:
+        """Begin to put the run away; tell whether this call began it."""
+        with self.lock:
+            if self.suspending is not None or self.lost is not None:
+                return False
+            self.suspending = reason
+            self.tells = tells
+            waiters = self.left_waiting = list(self.parked)
+            idle = not self.steps
+            self.left_quiet = idle and bool(waiters) and (self.spec.is_async or self.busy <= 0)
+        for waiter in waiters:
+            waiter.wake(LEAVE)
+        if idle:
+            self.cancel_tasks()
+        return True
+
+    def request_end(self, end: End) -> None:
+        """Ask the job to end; the first request stands."""
+        with self.lock:
+            if self.end is not None:
+                return
+            self.end = end
+            waiters = list(self.parked)
+        for waiter in waiters:
+            waiter.wake(LEAVE)
+        self.cancel_tasks()
+
+    def lose(self, why: str) -> None:
+        """The run is no longer ours to record: every line leaves."""
+        with self.lock:
+            if self.lost is not None:
+                return
+            self.lost = why
+            waiters = list(self.parked)
+        for waiter in waiters:
+            waiter.wake(LEAVE)
+        self.cancel_tasks()

@@ -1,0 +1,541 @@
+"""Two drivers for one flow: what the generators of ``core/flow.py`` request is done here, blocking a thread or on the loop.
+
+``Conductor`` is what the code inside a job talks to (``authoring/context.RunPort``). User code is called in exactly two
+places, ``_invoke_here`` and ``_invoke_async``.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from relight.authoring.context import SCOPE, Scope
+from relight.authoring.definitions import Call
+from relight.authoring.registry import step_signature
+from relight.clock import to_datetime
+from relight.core import events as ev
+from relight.core import flow as f
+from relight.core import waits
+from relight.core.changes import Who
+from relight.core.commands.steps import AbandonStep, NoteOverdue, ReportProgress
+from relight.core.commands.steering import RequestEnd
+from relight.core.flow import Flow, Raised, Returned, StepCall, StepSpec
+from relight.core.keys import Branch, explicit_key
+from relight.engine.board import LEAVE, Waiter
+from relight.engine.run import Run
+from relight.errors import CancelRequested, Conflict, Fenced, StorageUnavailable, Suspending
+from relight.ids import StepKey, derived_uuid7
+from relight.model import Actor, CurrentJob, CurrentStep
+from relight.store.journal import Latch
+
+if TYPE_CHECKING:
+    from relight.engine.incarnation import Incarnation
+
+T = TypeVar("T")
+
+
+class StepTimeout(Exception):
+    """A try took longer than its ``timeout_seconds``."""
+
+
+class Conductor:
+    """A run, as the code inside it sees it."""
+
+    def __init__(self, run: Run, engine: Incarnation) -> None:
+        self.run = run
+        self.ref = run.ref
+        self.history = run.history
+        self.engine = engine
+        self.loop_ident: int | None = engine.loop.ident if run.spec.is_async else None
+
+    # what primitives ask (RunPort)
+
+    def call_of(
+        self, step: Any, key: str | None, branch: Branch, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Flow:
+        """Take the key of a step's call, record its arguments, and return its flow."""
+        spec: StepSpec = step.spec
+        signature = step_signature(self.engine.registry, step)
+        bound = signature.bind(args if step._owner is None else args[1:], kwargs)
+        codecs = self.engine.registry.codecs
+        call = StepCall(
+            key=explicit_key(spec.name, key) if key is not None else branch.next_key(spec.name),
+            args=args,
+            kwargs=kwargs,
+            inputs=bound.inputs.decode(),
+            hashes=bound.hashes,
+            result=signature.result,
+            encode_error=lambda error: codecs.encode_exception(error, what=spec.name).decode(),
+            decode_error=lambda t, text: codecs.decode_exception(t, text.encode()),
+        )
+        return f.run_step(self.history, self.ref, spec, call)
+
+    def current_job(self) -> CurrentJob:
+        """Describe the job."""
+        return self.run.current_job()
+
+    def child_command(self, call: Call[Any], parent_key: str, index: int, detached: bool) -> Any:
+        """Make the command that submits a child: its id is fixed by the parent and the place of the call."""
+        job = self.run.job
+        child_id = derived_uuid7(job.job_id, parent_key, str(index))
+        return self.engine.registry.submit_command(
+            call,
+            job_id=child_id,
+            trace_id=job.trace_id,
+            who=Who(Actor.AGENT, job.kind),
+            now_ms=self.engine.clock.now_ms(),
+            parent=(job.job_id, parent_key, detached),
+        )
+
+    def decode_result(self, kind: str, text: str | None) -> Any:
+        """Decode a job's outputs as its workflow's result, or as plain JSON when the workflow is not known here."""
+        return self.engine.decode_result(kind, text)
+
+    def registry_for(self) -> Any:
+        """Return the codecs in force."""
+        return self.engine.registry.codecs
+
+    def open_resource(self, resource: Any) -> Any:
+        """Return the open thing behind a resource."""
+        return self.engine.resources.get(resource)
+
+    def default_limit(self) -> int:
+        """Return how many arms run at once when nothing is said."""
+        return min(32, self.engine.settings.threads)
+
+    def is_cancelled(self) -> bool:
+        """Tell whether the job was asked to end, or the present try is past its time."""
+        scope = SCOPE.get()
+        overdue = scope is not None and scope.step is not None and scope.step.key in self.run.overdue
+        return overdue or self.run.end is not None or self.run.lost is not None
+
+    def report(self, *, done: float | None, total: float | None, note: str | None) -> None:
+        """Note progress; it rides along with the next commit."""
+        scope = SCOPE.get()
+        if scope is not None and scope.step is not None and note is not None:
+            self.run.notes[StepKey(scope.step.key)] = note
+        progress = {"done": done, "total": total, "note": note, "at": self.engine.clock.now_ms()}
+        text = msgspec.json.encode(progress).decode()
+        try:
+            self.engine.journal.put(ReportProgress(job=self.ref, progress=text), lazy=True)
+        except (Fenced, StorageUnavailable):
+            return  # progress is not worth an error; whatever stops the journal is told by the next durable call
+
+    def begin_cleanup(self, timeout_ms: int | None) -> None:
+        """Allow steps after a cancel, for a while."""
+        if self.run.end is not None and timeout_ms is not None and self.run.cleanup_until is None:
+            self.run.cleanup_until = self.engine.clock.mono_ms() + timeout_ms
+
+    def cancel_child(self, job_id: str, reason: str | None) -> None:
+        """Ask a child to end."""
+        with self.engine.store.reading() as reads:
+            child = reads.job(job_id)
+        if child is not None and child.completed_at is None:
+            ref = f.JobRef(child.job_id, child.trace_id, child.kind, child.run_id)
+            self.engine.journal.put(
+                RequestEnd(job=ref, code="cancel", reason=reason, who=Who(Actor.AGENT, self.ref.kind))
+            )
+
+    def adopt(self, task: Any) -> None:
+        """Remember a task of this run, to be ended with it."""
+        self.run.tasks.add(task)
+        task.add_done_callback(self.run.tasks.discard)
+
+    # driving
+
+    def drive(self, flow: Flow) -> Any:
+        """Interpret a flow's requests, blocking this thread."""
+        value: Any = None
+        error: BaseException | None = None
+        try:
+            while True:
+                request = flow.send(value) if error is None else flow.throw(error)
+                value, error = None, None
+                try:
+                    value = self._do(request)
+                except BaseException as raised:  # boundary: thrown into the flow, which decides
+                    error = raised
+        except StopIteration as stop:
+            return stop.value
+
+    drive_value = drive
+    """For recorded values, which wait for nothing: callable on the loop too."""
+
+    async def drive_async(self, flow: Flow) -> Any:
+        """Interpret a flow's requests on the loop."""
+        value: Any = None
+        error: BaseException | None = None
+        try:
+            while True:
+                request = flow.send(value) if error is None else flow.throw(error)
+                value, error = None, None
+                try:
+                    match request:
+                        case f.Persist(command, lazy):
+                            value = await self._persist_async(command, lazy)
+                        case f.Invoke():
+                            value = await self._invoke_async(request)
+                        case f.Park():
+                            value = await self._park_async(request)
+                        case f.Enter() | f.Mismatch():
+                            await self._enter_async(request)
+                        case _:
+                            value = self._do(request)
+                except BaseException as raised:  # boundary: thrown into the flow, which decides
+                    error = raised
+        except StopIteration as stop:
+            return stop.value
+
+    def _do(self, request: Any) -> Any:
+        engine = self.engine
+        match request:
+            case f.Persist(command, lazy):
+                return self._persist(command, lazy)
+            case f.Invoke():
+                return self._invoke(request)
+            case f.Park():
+                return self._park(request)
+            case f.Now():
+                return engine.clock.now_ms()
+            case f.NewId():
+                return engine.ids.uuid7(engine.clock.now_ms())
+            case f.Enter():
+                self.run.check_enter(in_cleanup=_in_cleanup(), mono_ms=engine.clock.mono_ms())
+            case f.Mismatch():
+                self._mismatch(request)
+                raise Suspending(request.detail)
+            case f.Stow(text):
+                return engine.stow(text)
+            case f.Unstow(text):
+                return engine.unstow(text)
+            case f.LookDecision(decision_id):
+                with engine.store.reading() as reads:
+                    return reads.decision(decision_id)
+            case waits.LookSignal(names):
+                with engine.store.reading() as reads:
+                    return reads.first_unread(self.ref.job_id, names[0])
+            case waits.LookJob(job_id):
+                return engine.look_job(job_id)
+            case waits.LookOwners(children):
+                return engine.owners_of(children)
+            case _:
+                raise TypeError(f"nobody knows how to do {request!r}")
+
+    def _mismatch(self, request: f.Mismatch) -> None:
+        told = ev.HistoryMismatch(
+            step_key=request.key, recorded_hash=request.recorded_hash, now_hash=request.now_hash, detail=request.detail
+        )
+        self.run.suspend(f"history_mismatch:{request.code}", (told,))
+
+    # writing
+
+    def _lost(self, error: BaseException) -> BaseException:
+        """Translate a refused write: what the flow handles stays itself, the end of the run becomes leaving."""
+        if isinstance(error, Conflict) and error.fields.get("op") in ("begin_steps", "update_steps"):
+            self.run.lose(str(error))
+            return Suspending(str(error))
+        if isinstance(error, (Fenced, StorageUnavailable)):
+            self.run.lose(str(error))
+            return Suspending(str(error))
+        return error
+
+    def _persist(self, command: Any, lazy: bool) -> None:
+        try:
+            if lazy:
+                self.engine.journal.put(command, lazy=True)
+            else:
+                self.engine.journal.execute(command)
+        except Exception as error:  # boundary: the journal's refusals are sorted in _lost
+            raise self._lost(error) from None
+
+    async def _persist_async(self, command: Any, lazy: bool) -> None:
+        try:
+            if lazy:
+                self.engine.journal.put(command, lazy=True)
+            else:
+                await self.engine.loop.written(self.engine.journal, command)
+        except Exception as error:  # boundary: the journal's refusals are sorted in _lost
+            raise self._lost(error) from None
+
+    # calling user code
+
+    def _step_scope(self, request: f.Invoke) -> Scope:
+        step, call = request.step, request.call
+        now_ms = self.engine.clock.now_ms()
+        current = CurrentStep(
+            key=call.key,
+            name=step.name,
+            try_number=request.try_number,
+            idempotency_key=f.idempotency_key(self.ref.job_id, call.key),
+            deadline=None if step.timeout_ms is None else to_datetime(now_ms + step.timeout_ms),
+            last_note=self.run.notes.get(call.key),
+        )
+        here = SCOPE.get()
+        assert here is not None
+        return Scope(self, here.branch, current, here.cleanup)
+
+    def _function(self, request: f.Invoke) -> Callable[..., Any]:
+        step = request.step
+        if request.reconcile:
+            assert step.reconcile is not None
+            return step.reconcile
+        return self.engine.replaced(step.function)
+
+    def _invoke(self, request: f.Invoke) -> Returned | Raised:
+        function = self._function(request)
+        if request.step.is_async and not request.reconcile:
+            return self.on_loop(lambda: self._invoke_async(request))
+        return self._invoke_here(request, function)
+
+    def _invoke_here(self, request: f.Invoke, function: Callable[..., Any]) -> Returned | Raised:
+        """Call a sync function in this thread; a time limit cannot stop it, but is told and counts when it returns."""
+        call, step = request.call, request.step
+        self.engine.may_begin_step()
+        token = SCOPE.set(self._step_scope(request))
+        self.run.step_begins(call.key, request.try_number)
+        if step.timeout_ms is not None and not request.reconcile:
+            self.engine.board.after(step.timeout_ms, lambda: self._overdue(request))
+        try:
+            value = function(*call.args, **call.kwargs)
+            if hasattr(value, "__await__"):
+                value = self.on_loop(lambda: value)
+        except Exception as error:  # boundary: user code
+            return self._timed_out(request, Raised(error))
+        except (CancelRequested, Suspending):
+            raise
+        except (
+            BaseException
+        ) as error:  # boundary: user code may call sys.exit(); a step's failure must not end the engine
+            return Raised(RuntimeError(f"{type(error).__name__}: {error}"))
+        else:
+            return self._timed_out(request, Returned(value))
+        finally:
+            SCOPE.reset(token)
+            self.run.step_ends(call.key, self.engine.clock.mono_ms())
+
+    def _overdue(self, request: f.Invoke) -> None:
+        key = request.call.key
+        with self.run.lock:
+            if self.run.steps.get(key) != request.try_number:
+                return
+            self.run.overdue.add(key)
+        note = NoteOverdue(
+            job=self.ref, step_key=key, try_number=request.try_number, timeout_ms=request.step.timeout_ms or 0
+        )
+        try:
+            self.engine.journal.put(note, lazy=True)
+        except (Fenced, StorageUnavailable):
+            return  # told by the next durable call
+
+    def _timed_out(self, request: f.Invoke, outcome: Returned | Raised) -> Returned | Raised:
+        if request.call.key not in self.run.overdue:
+            return outcome
+        seconds = (request.step.timeout_ms or 0) / 1000
+        return Raised(StepTimeout(f"{request.call.key} took longer than {seconds:g} s"), certain=False)
+
+    async def _invoke_async(self, request: f.Invoke) -> Returned | Raised:
+        """Call a function from the loop: an async one on it, a sync one in a thread."""
+        function = self._function(request)
+        call, step = request.call, request.step
+        token = SCOPE.set(self._step_scope(request))
+        try:
+            if not step.is_async:
+                return await self.in_thread(lambda: self._invoke_here(request, function))
+            self.run.step_begins(call.key, request.try_number)
+            try:
+                return await self._call_async(request, function)
+            finally:
+                self.run.step_ends(call.key, self.engine.clock.mono_ms())
+        except BaseException:
+            self._abandon(request)
+            raise
+        finally:
+            SCOPE.reset(token)
+
+    async def _call_async(self, request: f.Invoke, function: Callable[..., Any]) -> Returned | Raised:
+        import asyncio  # noqa: PLC0415 - late, so that importing relight stays fast
+
+        call, step = request.call, request.step
+        await self.engine.may_begin_step_async()
+        try:
+            await self.engine.resources.prepare(function)
+            async with asyncio.timeout(
+                None if step.timeout_ms is None or request.reconcile else step.timeout_ms / 1000
+            ) as limit:
+                got = function(*call.args, **call.kwargs)
+                return Returned(await got if hasattr(got, "__await__") else got)
+        except TimeoutError as error:
+            if limit.expired():
+                return Raised(
+                    StepTimeout(f"{call.key} took longer than {(step.timeout_ms or 0) / 1000:g} s"), certain=False
+                )
+            return Raised(error)
+        except Exception as error:  # boundary: user code
+            return Raised(error)
+
+    def _abandon(self, request: f.Invoke) -> None:
+        """A step was cancelled while it ran: by a cancel of the job, or by a sibling. A replay must not run it again."""
+        if self.run.lost is not None or self.run.suspending is not None or request.reconcile:
+            return
+        reason = "cancelled" if self.run.end is not None else "sibling"
+        command = AbandonStep(job=self.ref, step_key=request.call.key, try_number=request.try_number, reason=reason)
+        try:
+            self.engine.journal.put(command, lazy=True)
+        except (Fenced, StorageUnavailable):
+            return  # the run is being lost; its step stays in doubt
+
+    # waiting
+
+    def _waiter(self, request: f.Park, wake: Callable[[str], None]) -> Waiter | str:
+        """Make a waiter, parked and on the board, or say that its time has come already."""
+        clock = self.engine.clock
+        left = None if request.until is None else request.until - clock.now_ms()
+        if left is not None and left <= 0:
+            return "due"
+        waiter = Waiter(self.run, request.kind, request.waits_for, wake)
+        waiter.until = request.until
+        keep_ms = self.engine.settings.suspend_after_ms
+        now = clock.mono_ms()
+        long = left is not None and left > keep_ms
+        waiter.put_away_at = now + (self.engine.settle_ms if long else keep_ms)
+        self.run.park(waiter, in_cleanup=_in_cleanup(), mono_ms=now)
+        self.engine.board.add(waiter)
+        if left is not None:
+            self.engine.board.after(left, lambda: waiter.wake("due"))
+        self.engine.board.after(waiter.put_away_at - now, lambda: self.engine.maybe_put_away(self.run))
+        return waiter
+
+    def _leave(self, waiter: Waiter) -> str:
+        self.engine.board.remove(waiter)
+        now = self.engine.clock.mono_ms()
+        self.run.unpark(waiter, now)
+        if waiter.outcome == LEAVE or waiter.outcome is None:
+            self.run.check_enter(in_cleanup=_in_cleanup(), mono_ms=now)
+            return "arrived"
+        return waiter.outcome
+
+    def _park(self, request: f.Park) -> str:
+        latch = threading.Lock()
+        latch.acquire()
+        waiter = self._waiter(request, lambda _: latch.release())
+        if isinstance(waiter, str):
+            return waiter
+        latch.acquire()
+        return self._leave(waiter)
+
+    async def _park_async(self, request: f.Park) -> str:
+        loop = self.engine.loop
+        arrival = loop.future()
+        waiter = self._waiter(request, lambda outcome: loop.call(lambda: arrival.done() or arrival.set_result(outcome)))
+        if isinstance(waiter, str):
+            return waiter
+        try:
+            await arrival
+        except BaseException:
+            self.engine.board.remove(waiter)
+            self.run.unpark(waiter, self.engine.clock.mono_ms())
+            raise
+        try:
+            return self._leave(waiter)
+        except (CancelRequested, Suspending):
+            await self._leave_async()
+            raise
+
+    async def _enter_async(self, request: f.Enter | f.Mismatch) -> None:
+        try:
+            self._do(request)
+        except (CancelRequested, Suspending):
+            await self._leave_async()
+            raise
+
+    async def _leave_async(self) -> None:
+        """Leave as async code does: by the cancellation of the body's task, which reaches every line that it awaits."""
+        self.run.cancel_tasks()
+        await self.engine.loop.future()
+
+    # across colours
+
+    def on_loop(self, make: Callable[[], Awaitable[T]]) -> T:
+        """Run something async on the engine's loop, blocking this thread; the scope goes with it."""
+        return self.engine.loop.run_blocking(make, contextvars.copy_context())
+
+    def in_thread(self, call: Callable[[], T]) -> Awaitable[T]:
+        """Run something blocking in a thread, awaited on the loop; the scope goes with it."""
+        return self.engine.loop.in_thread(self.engine.arms, call, contextvars.copy_context())
+
+    def run_arms(self, arms: Sequence[Callable[[], Any]], limit: int) -> list[Any]:
+        """Run callables in threads, the caller's among them: so that parents in all threads cannot deadlock."""
+        return _Arms(self, arms).run(limit)
+
+
+class _Arms:
+    """The arms of one sync ``parallel``: taken in order by whoever is free."""
+
+    def __init__(self, conductor: Conductor, arms: Sequence[Callable[[], Any]]) -> None:
+        self._conductor = conductor
+        self._arms = arms
+        self._next = 0
+        self._lock = threading.Lock()
+        self._outcomes: list[Any] = [None] * len(arms)
+        self._left: BaseException | None = None
+
+    def _take(self) -> int | None:
+        with self._lock:
+            if self._left is not None or self._next >= len(self._arms):
+                return None
+            self._next += 1
+            return self._next - 1
+
+    def _work(self) -> None:
+        while (index := self._take()) is not None:
+            try:
+                self._outcomes[index] = self._arms[index]()
+            except BaseException as error:  # boundary: leaving by exception ends all arms, and is raised to the caller
+                with self._lock:
+                    self._left = self._left or error
+
+    def run(self, limit: int) -> list[Any]:
+        run, engine = self._conductor.run, self._conductor.engine
+        latches: list[Latch] = []
+        for _ in range(min(limit, len(self._arms)) - 1):
+            latch = Latch()
+            with run.lock:
+                run.busy += 1
+            context = contextvars.copy_context()
+            if not engine.arms.try_start(lambda c=context, done=latch: c.run(self._helper, done)):
+                with run.lock:
+                    run.busy -= 1
+                break
+            latches.append(latch)
+        self._work()
+        with run.lock:
+            run.busy -= 1
+        engine.maybe_put_away(run)
+        for latch in latches:
+            latch.wait(None)
+        with run.lock:
+            run.busy += 1
+        if self._left is not None:
+            raise self._left
+        return self._outcomes
+
+    def _helper(self, done: Latch) -> None:
+        try:
+            self._work()
+        finally:
+            with self._conductor.run.lock:
+                self._conductor.run.busy -= 1
+            self._conductor.engine.maybe_put_away(self._conductor.run)
+            done.skip()
+
+
+def _in_cleanup() -> bool:
+    scope = SCOPE.get()
+    return scope is not None and scope.cleanup
+
+
+Main = Coroutine[Any, Any, Any]

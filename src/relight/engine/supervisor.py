@@ -1,0 +1,414 @@
+"""The threads that look after one incarnation: timers, claims and deliveries; recovery, gate and policy; the beat.
+
+Each is a loop around one step that can be called by hand (``tick``, ``run_once``, ``beat``): the simulator needs no thread.
+A commit of another process is noticed by the store's change token, asked every few milliseconds; our own commits tell
+what they did (``news``).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import msgspec
+
+from relight.core.commands.engines import FailGate, OpenGate, Tell, WakeDueJobs
+from relight.core.commands.jobs import ClaimJob, fresh_run
+from relight.core.commands.steering import QuestionTimedOut, decide_end, ref_of, system
+from relight.core import events as ev
+from relight.engine.claimer import Candidate, Room, find_candidates
+from relight.engine.incarnation import Incarnation
+from relight.engine.liveness import Judge
+from relight.engine.policy import act_on_stalled, end_orphans
+from relight.engine.recovery import Recovery, describe
+from relight.engine.run import End
+from relight.errors import Conflict, Fenced, RelightError, StorageUnavailable
+from relight.model import JobState
+from relight.store.journal import Ticket
+
+POLL_MS = 3
+"""How often the store is asked whether another process committed: the floor of pickup."""
+OWN_ECHO_MS = 20
+"""Beside our own commits, foreign ones are looked for at most this often."""
+RETRY_MS = (100, 250, 500, 1000, 2000, 5000)
+
+CLAIM_NEWS = frozenset({"new_jobs", "put_away", "wake_jobs", "move_jobs", "cancel_jobs", "end_jobs", "wake_due", "put_queues"})
+WAIT_NEWS = frozenset({"new_signals", "close_decisions", "end_jobs", "move_jobs", "cancel_jobs", "end_runs"})
+TIMER_NEWS = frozenset({"new_jobs", "put_away"})
+
+
+class Supervisor:
+    """Timers, claims and deliveries of one incarnation."""
+
+    def __init__(self, engine: Incarnation) -> None:
+        self._engine = engine
+        self._token: Callable[[], int] | None = None
+        self._last_token = -1
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._claim = self._look = self._timers = True
+        self._nudged = False
+        self._own = False
+        self._look_again_at = 0
+        self._next_timer_ms: int | None = None
+        self._thread: threading.Thread | None = None
+        engine.on_news = self.news
+        engine.nudge_hook = self.nudge
+
+    def start(self) -> None:
+        """Run in a thread."""
+        self._thread = threading.Thread(target=self._run, name=f"relight-supervisor-{self._engine.engine_id[-6:]}", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(5)
+
+    def nudge(self) -> None:
+        """Look now: a slot became free, a timer was set, the gate opened."""
+        with self._wake:
+            self._nudged = True
+            self._claim = True
+            self._wake.notify()
+
+    def news(self, ops: frozenset[str]) -> None:
+        """Hear what a batch of our own did."""
+        with self._wake:
+            self._own = True
+            before = (self._claim, self._look, self._timers)
+            self._claim = self._claim or not ops.isdisjoint(CLAIM_NEWS)
+            self._look = self._look or not ops.isdisjoint(WAIT_NEWS)
+            self._timers = self._timers or not ops.isdisjoint(TIMER_NEWS)
+            if (self._claim, self._look, self._timers) != before:
+                self._nudged = True
+                self._wake.notify()
+
+    def _run(self) -> None:
+        engine = self._engine
+        while not self._stopping:
+            try:
+                self.tick()
+            except (RelightError, msgspec.ValidationError):  # boundary: a service tick; the store says more through health
+                self._sleep(RETRY_MS[1])
+                continue
+            next_at = engine.board.next_at()
+            left = POLL_MS if next_at is None else min(POLL_MS, next_at - engine.clock.mono_ms())
+            self._sleep(left)
+
+    def _sleep(self, ms: int) -> None:
+        with self._wake:
+            if not self._nudged and not self._stopping and ms > 0:
+                self._engine.clock.wait(self._wake, ms)
+            self._nudged = False
+
+    def tick(self) -> None:
+        """Do what is due now, once."""
+        engine = self._engine
+        engine.board.run_due()
+        self._notice_changes()
+        with self._wake:
+            look, self._look = self._look, False
+            timers, self._timers = self._timers, False
+            claim, self._claim = self._claim, False
+        if look:
+            self._deliver()
+        if engine.gate.is_open and not engine.draining and engine.degraded is None:
+            self._run_timers(timers)
+            if claim or self._claim:
+                self._claim_jobs()
+
+    def _notice_changes(self) -> None:
+        engine = self._engine
+        if self._token is None:
+            self._token = engine.store.watch()
+        token = self._token()
+        now = engine.clock.mono_ms()
+        if token == self._last_token and not (self._look_again_at and now >= self._look_again_at):
+            return
+        own, self._own = self._own, False
+        changed = token != self._last_token
+        self._last_token = token
+        if changed and own and not self._look_again_at:
+            self._look_again_at = now + OWN_ECHO_MS  # ours, and perhaps somebody else's too: look once, a little later
+            return
+        if changed or now >= self._look_again_at:
+            self._look_again_at = 0
+            with self._wake:
+                self._claim = self._look = self._timers = True
+
+    # deliveries
+
+    def _deliver(self) -> None:
+        engine = self._engine
+        waits = engine.board.open_waits()
+        runs = {run.ref.job_id: run for run in engine.all_runs()}
+        if not runs:
+            return
+        with engine.store.reading() as reads:
+            come = reads.arrived(waits) if waits else set()
+            told = reads.attention(list(runs))
+        engine.board.arrived({(str(job_id), waits_for) for job_id, waits_for in come})
+        for each in told:
+            run = runs[each.job_id]
+            if each.run_id != run.ref.run_id or each.state is not JobState.RUNNING:
+                run.lose(f"the job is {each.state} by the store")
+            elif each.cancel_code is not None:
+                run.request_end(End(each.cancel_code, each.cancel_reason, each.cancel_by))
+
+    # timers of jobs that are not in memory
+
+    def _run_timers(self, changed: bool) -> None:
+        engine = self._engine
+        now_ms = engine.clock.now_ms()
+        if changed:
+            self._read_timers()
+        if self._next_timer_ms is None or self._next_timer_ms > now_ms:
+            return
+        self._next_timer_ms = now_ms + 1000
+        with engine.store.reading() as reads:
+            questions = reads.due_questions(now_ms)
+            late = reads.past_deadline(now_ms)
+        engine.journal.put(WakeDueJobs())
+        who = system(engine.engine_id)
+        for job in questions:
+            for row in engine.open_decisions(job.job_id):
+                if row.expires_at is not None and row.expires_at <= now_ms:
+                    engine.journal.put(QuestionTimedOut(job=ref_of(job), decision_id=row.decision_id, who=who))
+        for job in late:
+            ends = decide_end(job, who, code="deadline", reason=None, force=False, open_decisions=())
+            engine.journal.put(ends, waker=lambda tickets: self._read_later())
+        self._read_later()
+
+    def _read_later(self) -> None:
+        with self._wake:
+            self._timers = True
+
+    def _read_timers(self) -> None:
+        with self._engine.store.reading() as reads:
+            due, deadline = reads.next_due()
+        known = [at for at in (due, deadline) if at is not None]
+        self._next_timer_ms = min(known) if known else None
+
+    # claims
+
+    def _claim_jobs(self) -> None:
+        engine = self._engine
+        with engine.runs_lock:
+            if engine.claiming:
+                return
+            running = list(engine.runs.values())
+        room = Room(
+            slots=engine.settings.slots - len(running),
+            threads=engine.settings.threads - engine.threads.busy,
+            probation=not any(run.job.probation for run in running),
+        )
+        found, bad = find_candidates(
+            engine.store,
+            engine.engine_id,
+            sync_kinds=engine.registry.kinds_of(is_async=False),
+            async_kinds=engine.registry.kinds_of(is_async=True),
+            consume=engine.settings.consume,
+            room=room,
+            now_ms=engine.clock.now_ms(),
+        )
+        for row in bad:
+            engine.journal.put(row)
+        with engine.runs_lock:
+            engine.claiming = len(found)
+        for candidate in found:
+            self._claim_one(candidate)
+
+    def _claim_one(self, candidate: Candidate) -> None:
+        engine = self._engine
+        job = candidate.job
+        run_id = engine.ids.uuid7(engine.clock.now_ms())
+        command = ClaimJob(
+            job=fresh_run(job.job_id, job.trace_id, job.kind, run_id),
+            engine_id=engine.engine_id,
+            attempt=job.attempt,
+            replay_steps=len(candidate.steps),
+            limits=candidate.limits,
+        )
+        try:
+            engine.journal.put(command, waker=lambda tickets: self._claimed(candidate, run_id, tickets[0]))
+        except RelightError as error:
+            self._claimed_none()
+            if not isinstance(error, (Fenced, StorageUnavailable)):
+                raise
+
+    def _claimed(self, candidate: Candidate, run_id: str, ticket: Ticket) -> None:
+        if ticket.error is None:
+            self._engine.start_run(candidate, run_id)
+        self._claimed_none()
+
+    def _claimed_none(self) -> None:
+        engine = self._engine
+        with engine.runs_lock:
+            engine.claiming -= 1
+            last = engine.claiming == 0
+        if last:
+            self.nudge()
+
+
+class Watch:
+    """Recovery and gate at the start, recovery on behalf of engines that die later, and what follows from both."""
+
+    def __init__(self, engine: Incarnation) -> None:
+        self._engine = engine
+        self._period_ms = max(engine.settings.lease_ms // 3, 50)
+        self._judge = Judge(
+            engine.host, time_is_proof=engine.store.capabilities.time_is_proof, period_ms=self._period_ms
+        )
+        self._recovery = Recovery(
+            engine.store,
+            engine.journal,
+            self._judge,
+            engine.engine_id,
+            state_dir=engine.state_dir,
+            host=engine.host,
+            clock=engine.clock,
+            ids=engine.ids,
+            reached=engine.reached,
+        )
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._failures = 0
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Run in a thread."""
+        self._thread = threading.Thread(target=self._run, name=f"relight-watch-{self._engine.engine_id[-6:]}", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(5)
+
+    def nudge(self) -> None:
+        """Look now."""
+        with self._wake:
+            self._wake.notify()
+
+    def progress(self) -> tuple[int, int]:
+        """Return how many runs the recovery under way has accounted for, and how many it found at its start."""
+        tally = self._recovery.progress
+        return (0, 0) if tally is None else (tally.stalled + tally.quarantined, tally.expected)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            wait_ms = self._period_ms
+            try:
+                self.run_once()
+                self._failures = 0
+            except Fenced:
+                return
+            except Exception as error:  # boundary: a service tick; recovery tries again by itself, and says why it failed
+                wait_ms = RETRY_MS[min(self._failures, len(RETRY_MS) - 1)]
+                self._failures += 1
+                self._tell_failure(error, wait_ms)
+            with self._wake:
+                if not self._stopping:
+                    self._engine.clock.wait(self._wake, wait_ms)
+
+    def run_once(self) -> None:
+        """Recover what is owed; open the gate if it is shut; then let policy act on what is stalled."""
+        engine = self._engine
+        engine.reached("watch")
+        if not engine.gate.is_open:
+            self._open_gate()
+        else:
+            self._recovery.run_once(at_start=False)
+        if engine.draining:
+            return
+        act_on_stalled(engine.store, engine.journal, engine.engine_id)
+        end_orphans(engine.store, engine.journal, engine.engine_id)
+
+    def _open_gate(self) -> None:
+        engine = self._engine
+        tally = self._recovery.run_once(at_start=True)
+        while not self._stopping:
+            # Verdicts are tried once more: an engine may have died while its neighbours were being recovered.
+            self._recovery.run_once(at_start=False)
+            engine.reached("before_gate")
+            closed_ms = engine.clock.mono_ms() - engine.gate.closed_at
+            recovery_id = "" if tally is None else tally.recovery_id
+            command = OpenGate(engine_id=engine.engine_id, recovery_id=recovery_id, closed_ms=closed_ms)
+            try:
+                engine.journal.execute(command)
+            except Fenced:
+                raise
+            except Conflict:
+                with self._wake:
+                    engine.clock.wait(self._wake, 20)
+                tally = self._recovery.run_once(at_start=True)
+                continue
+            engine.gate.open()
+            engine.nudge()
+            return
+
+    def _tell_failure(self, error: Exception, retry_in_ms: int) -> None:
+        engine = self._engine
+        detail = describe(error)
+        code = getattr(error, "code", type(error).__name__)
+        shut = not engine.gate.is_open
+        engine.gate.fail(detail)
+        tally = self._recovery.progress
+        failed = ev.RecoveryFailed(
+            recovery_id="" if tally is None else tally.recovery_id, code=code, detail=detail[:300], retry_in_ms=retry_in_ms
+        )
+        try:
+            engine.journal.put(Tell(payload=failed, who=system(engine.engine_id)))
+            if shut:
+                engine.journal.put(FailGate(engine_id=engine.engine_id, gate_code=code, detail=detail[:300]))
+        except (Fenced, StorageUnavailable):
+            return  # the store refuses too; the gate's reason in memory says so
+
+
+class Beat:
+    """The heartbeat, in a thread of its own: a busy engine is alive."""
+
+    def __init__(self, engine: Incarnation) -> None:
+        self._engine = engine
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=f"relight-beat-{engine.engine_id[-6:]}", daemon=True)
+
+    def start(self) -> None:
+        """Run in a thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread is not threading.current_thread():
+            self._thread.join(5)
+
+    def _run(self) -> None:
+        period_ms = max(self._engine.settings.lease_ms // 6, 20)
+        while True:
+            before = self._engine.clock.mono_ms()
+            with self._wake:
+                if not self._stopping:
+                    self._engine.clock.wait(self._wake, period_ms)
+                if self._stopping:
+                    return
+            lag_ms = self._engine.clock.mono_ms() - before - period_ms
+            if lag_ms > self._engine.settings.lease_ms // 3:
+                self._tell_lag(lag_ms)
+            self._engine.beat()
+
+    def _tell_lag(self, lag_ms: int) -> None:
+        try:
+            self._engine.journal.put(Tell(payload=ev.EngineLagging(lag_ms=lag_ms), who=system(self._engine.engine_id)))
+        except (Fenced, StorageUnavailable):
+            return  # nothing more may be told

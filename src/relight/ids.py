@@ -1,0 +1,88 @@
+"""Ids: UUIDv7 text, made by a port that is passed in.
+
+Owns how ids look and are made; reads no clock of its own. A UUIDv7 grows with time, so rows that are written
+together lie together in an index (random keys double the cost of growth). Its *first* characters are useless to
+a person (jobs of one second share them): people are shown and may type the *last* ones. Read next: ``clock.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from typing import NewType, Protocol
+
+JobId = NewType("JobId", str)
+RunId = NewType("RunId", str)
+EngineId = NewType("EngineId", str)
+EventId = NewType("EventId", str)
+StepKey = NewType("StepKey", str)
+
+SHORT = 6
+"""How many of an id's last characters are shown to people."""
+
+
+class Ids(Protocol):
+    """The source of ids and of randomness. Seeded in simulation."""
+
+    def uuid7(self, now_ms: int) -> str:
+        """Return a new UUIDv7 as 36 characters of text; later calls never sort before earlier ones of the same source."""
+        ...
+
+    def token(self) -> str:
+        """Return 32 unguessable hexadecimal characters."""
+        ...
+
+
+class RandomIds:
+    """Ids from the operating system's randomness, drawn 4 KiB at a time.
+
+    Within one millisecond a 12-bit counter keeps the order (RFC 9562, method 1). ``fill`` gives n random bytes.
+    Not locked: two threads may draw the same counter value, but never the same 62 random bits.
+    """
+
+    def __init__(self, fill: Callable[[int], bytes] = os.urandom) -> None:
+        self._fill = fill
+        self._pool = ""
+        self._at = 0
+        self._last_ms = 0
+        self._count = 0
+
+    def _hex(self, n: int) -> str:
+        at = self._at
+        self._at = at + n
+        piece = self._pool[at : at + n]
+        if len(piece) < n:
+            self._pool = self._fill(4096).hex()
+            self._at = n
+            piece = self._pool[:n]
+        return piece
+
+    def uuid7(self, now_ms: int) -> str:
+        """Return a new UUIDv7; see ``Ids.uuid7``."""
+        if now_ms <= self._last_ms and self._count < 0xFFF:
+            self._count += 1
+        else:
+            self._last_ms = max(now_ms, self._last_ms + (self._count == 0xFFF and now_ms <= self._last_ms))
+            self._count = 0
+        r = self._hex(16)
+        t = f"{self._last_ms:012x}"
+        return f"{t[:8]}-{t[8:]}-7{self._count:03x}-{'89ab'[int(r[0], 16) & 3]}{r[1:4]}-{r[4:]}"
+
+    def token(self) -> str:
+        """Return 32 unguessable hexadecimal characters."""
+        return self._hex(32)
+
+
+def derived_uuid7(parent: str, *path: str) -> str:
+    """Derive a UUIDv7 that keeps the parent's time and is fixed by parent and path.
+
+    A replay that starts the same child under the same key thereby finds the same job.
+    """
+    digest = hashlib.sha256("\0".join((parent, *path)).encode()).hexdigest()
+    return f"{parent[:14]}7{digest[:3]}-{'89ab'[int(digest[3], 16) & 3]}{digest[4:7]}-{digest[7:19]}"
+
+
+def short(some_id: str) -> str:
+    """Show an id to a person: its last six characters behind an ellipsis."""
+    return f"…{some_id[-SHORT:]}"

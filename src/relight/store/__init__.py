@@ -1,0 +1,1 @@
+"""Durable state: one protocol, one journal, and a store for each database."""

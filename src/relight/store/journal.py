@@ -1,0 +1,463 @@
+"""The journal: the one writer of an open engine or client. Group commit, one outcome for each command, nothing lost.
+
+::
+
+    callers ──put──▶ queue ──take──▶ batch ──apply──▶ store       one transaction, one fsync, hundreds of commands
+       ▲                                      │
+       └────────── wake: one for each run ◀───┘
+
+**Promise.** A command is told that it is done only when its transaction is on disk; its error is its own; no other
+command suffers for it.
+
+**Optimistic batches.** A batch is built as if every precondition held. When the store refuses it, it left nothing
+behind, and it is applied by halves, in order, down to the culprit, whose command alone gets the error. Commands of one
+batch that contradict each other (two moves of one job) are settled by this too: serially, in the order they came.
+
+**Unknown outcomes.** A commit that did not return success may be on disk. The same batch is kept, the store is reopened,
+and its batch number decides: it is there, or it is applied again as it was, with the same event ids. Until that
+succeeds the journal is *degraded*: commands wait, nothing fails; only callers with a ``patience`` give up, and then they
+are told whether their command was taken back or is still open.
+
+**Fenced.** When the store says that this writer was declared dead, every waiting and later command gets ``Fenced``; the
+head in memory is of no use any more. There is no way back: a new incarnation has a journal of its own.
+
+**Lazy commands** (a retryable step's begin, a recorded ``now()``) wait up to ``LINGER_MS`` for a commit to ride along with.
+They keep their place in the queue, so that a later command is never on disk without an earlier one of its run.
+
+``pump()`` does one batch and needs no thread: the simulator calls it. ``start()`` runs it in a thread.
+Rejected: a lock around the store (no group commit: one fsync a command); retrying a refused batch row by row (n
+transactions where log n do); failing commands when the disk refuses (a job would fail for its engine's trouble).
+Read next: ``sqlite/sql/apply.sql``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from relight.clock import Clock
+from relight.core.chain import Head, link
+from relight.core.changes import OpenWriter, Row
+from relight.core.commands import Command
+from relight.core.events import Draft
+from relight.errors import Fenced, Overloaded, RelightError, StorageCorrupt, StorageUnavailable
+from relight.ids import EngineId, Ids
+from relight.model import EngineState
+from relight.store.store import Batch, Refused, Store
+
+MAX_COMMANDS = 1_000
+MAX_BYTES = 4 << 20
+LINGER_MS = 20
+CAPACITY = 50_000
+"""Commands that may wait; beyond it new ones get ``Overloaded``."""
+BACKOFF_MS = (20, 50, 100, 250, 500, 1000, 2000)
+
+GENESIS = Head(0, "0" * 64)
+
+
+class Ticket:
+    """A command on its way. ``done`` turns True once; then ``error`` is None or what became of it."""
+
+    __slots__ = ("command", "done", "error", "events", "ops", "put_at", "rows", "size", "waker")
+
+    def __init__(
+        self, command: Command, rows: list[tuple[str, bytes]], events: list[Draft], put_at: int, waker: Waker | None
+    ) -> None:
+        self.command = command
+        self.rows = rows
+        self.events = events
+        self.size = sum(len(row) for _, row in rows) + sum(len(e.payload) + 400 for e in events)
+        self.put_at = put_at
+        self.waker = waker
+        self.done = False
+        self.error: BaseException | None = None
+
+
+Waker = Callable[[list[Ticket]], None]
+"""Called from the journal's thread, once a batch, with all of its tickets that named this waker."""
+
+
+class _Open(NamedTuple):
+    """A batch whose outcome is unknown, and the parts of its queue that come after it."""
+
+    batch: Batch
+    part: list[Ticket]
+    rest: list[list[Ticket]]
+
+
+class Journal:
+    """See the module. ``opener`` makes the command that opens this writer; it is put before the first batch.
+
+    ``on_applied`` hears the operations of each applied batch, ``on_fenced`` once that this writer is fenced,
+    ``on_trouble`` a code when the store begins to refuse, and None with the outage in ms when it is over.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        engine_id: EngineId,
+        opener: Callable[[], Command],
+        *,
+        clock: Clock,
+        ids: Ids,
+        capacity: int = CAPACITY,
+    ) -> None:
+        self.engine_id = engine_id
+        self._store = store
+        self._opener: Callable[[], Command] | None = opener
+        self._clock = clock
+        self._ids = ids
+        self._capacity = capacity
+        self._urgent: int = 0
+        self._queue: deque[tuple[Ticket, bool]] = deque()
+        self._ready = threading.Condition()
+        self._seq = 0
+        self._head = GENESIS
+        self._open: _Open | None = None
+        self._degraded_since: int | None = None
+        self._trouble: RelightError | None = None
+        self._attempts = 0
+        self._retry_at = 0
+        self._fenced: Fenced | None = None
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self.batches = 0
+        self.on_applied: Callable[[frozenset[str]], None] = lambda ops: None
+        self.on_fenced: Callable[[], None] = lambda: None
+        self.on_trouble: Callable[[RelightError | None, int], None] = lambda error, outage_ms: None
+
+    # putting commands in
+
+    def put(self, command: Command, *, waker: Waker | None = None, lazy: bool = False) -> Ticket:
+        """Queue a command and return its ticket. Raises at once what is wrong with the command itself.
+
+        ``lazy`` lets it wait up to 20 ms for company. Raises ``Overloaded`` when the queue is full, ``Fenced`` when this
+        writer may write no more.
+        """
+        now_ms = self._clock.now_ms()
+        wanted = command.changes(now_ms, self._ids)
+        encode = msgspec.json.encode
+        ticket = Ticket(
+            command, [(row.op, encode(row)) for row in wanted.rows], wanted.events, self._clock.mono_ms(), waker
+        )
+        with self._ready:
+            if self._fenced is not None:
+                raise self._fenced
+            if self._closing:
+                raise StorageUnavailable("the journal is closed: this engine or client was stopped")
+            if len(self._queue) >= self._capacity:
+                raise Overloaded(
+                    f"{len(self._queue)} changes wait to be written; nothing was accepted. Try again shortly"
+                )
+            self._queue.append((ticket, lazy))
+            if not lazy:
+                self._urgent += 1
+                self._ready.notify()
+            elif len(self._queue) == 1:
+                self._ready.notify()
+        return ticket
+
+    def execute(self, command: Command, *, patience_seconds: float | None = None) -> None:
+        """Queue a command and wait until it is on disk. Raises the command's own error.
+
+        With ``patience_seconds``, gives up while the store refuses: ``StorageUnavailable``, with the command taken back,
+        or with its outcome open when a batch that holds it is already under way.
+        """
+        latch = Latch()
+        ticket = self.put(command, waker=latch)
+        if not latch.wait(patience_seconds) and not ticket.done:
+            self._give_up(ticket)
+        if ticket.error is not None:
+            raise ticket.error
+
+    def execute_all(self, commands: Sequence[Command]) -> list[BaseException | None]:
+        """Queue commands in order, wait for all of them, and return each one's error or None."""
+        latch = Latch(len(commands))
+        outcomes: list[BaseException | None] = []
+        tickets: list[Ticket | None] = []
+        for command in commands:
+            try:
+                tickets.append(self.put(command, waker=latch))
+                outcomes.append(None)
+            except RelightError as error:
+                tickets.append(None)
+                outcomes.append(error)
+                latch.skip()
+        if commands:
+            latch.wait(None)
+        return [outcome if ticket is None else ticket.error for ticket, outcome in zip(tickets, outcomes, strict=True)]
+
+    def _give_up(self, ticket: Ticket) -> None:
+        with self._ready:
+            waiting = [entry for entry in self._queue if entry[0] is ticket]
+            for entry in waiting:
+                self._queue.remove(entry)
+                self._urgent -= not entry[1]
+        job = getattr(ticket.command, "job_id", None)
+        why = f" ({self._trouble})" if self._trouble else ""
+        if waiting:
+            raise StorageUnavailable(
+                f"the store does not take writes now{why}; nothing was stored. Try again later", job_id=job
+            )
+        raise StorageUnavailable(
+            f"the store does not answer{why}; whether this was stored is not known yet. Repeating it is safe",
+            job_id=job,
+        )
+
+    # taking them out
+
+    def _take(self) -> list[Ticket]:
+        with self._ready:
+            oldest_ok = self._queue and self._clock.mono_ms() - self._queue[0][0].put_at >= LINGER_MS
+            if not self._queue or not (self._urgent or oldest_ok or self._closing):
+                return []
+            taken: list[Ticket] = []
+            size = 0
+            while self._queue and len(taken) < MAX_COMMANDS and (size < MAX_BYTES or not taken):
+                ticket, lazy = self._queue.popleft()
+                self._urgent -= not lazy
+                taken.append(ticket)
+                size += ticket.size
+        return taken
+
+    def pump(self) -> bool:
+        """Do one batch, or settle one of unknown outcome; return whether anything was done."""
+        if self._open is not None:
+            if self._clock.mono_ms() < self._retry_at:
+                return False
+            self._settle(self._open)
+            return True
+        taken = self._take()
+        if not taken:
+            return False
+        if self._opener is not None:
+            try:
+                opening = self._opener()
+            except StorageUnavailable as error:
+                self._requeue(taken)
+                self._open = _Open(Batch(self.engine_id, 0, self._head, {}, ()), [], [])
+                self._degrade(error)
+                return True
+            wanted = opening.changes(self._clock.now_ms(), self._ids)
+            rows = [(row.op, msgspec.json.encode(row)) for row in wanted.rows]
+            taken.insert(0, Ticket(opening, rows, wanted.events, 0, None))
+        self._apply([taken])
+        return True
+
+    def _requeue(self, tickets: list[Ticket]) -> None:
+        with self._ready:
+            for ticket in reversed(tickets):
+                self._queue.appendleft((ticket, False))
+                self._urgent += 1
+
+    def _build(self, part: list[Ticket]) -> Batch:
+        rows: dict[str, list[bytes]] = {}
+        drafts: list[Draft] = []
+        for ticket in part:
+            for op, row in ticket.rows:
+                rows.setdefault(op, []).append(row)
+            drafts += ticket.events
+        events, head = link(self._head, drafts, writer_id=self.engine_id, engine_id=self.engine_id)
+        texts = {op: (b"[" + b",".join(some) + b"]").decode() for op, some in rows.items()}
+        return Batch(self.engine_id, self._seq + 1, head, texts, events)
+
+    def _apply(self, parts: list[list[Ticket]]) -> None:
+        while parts:
+            part = parts.pop(0)
+            batch = self._build(part)
+            try:
+                self._store.apply(batch)
+            except Refused as refused:
+                if len(part) == 1:
+                    self._finish(part, part[0].command.refused(refused.op))
+                else:
+                    middle = len(part) // 2
+                    parts[:0] = [part[:middle], part[middle:]]
+            except Fenced as error:
+                self._fence(error, [part, *parts])
+                return
+            except (StorageUnavailable, StorageCorrupt) as error:
+                self._open = _Open(batch, part, parts)
+                self._degrade(error)
+                return
+            else:
+                self._applied(batch, part)
+        self._tidy()
+
+    def _applied(self, batch: Batch, part: list[Ticket]) -> None:
+        self._seq = batch.seq
+        self._head = batch.head
+        self.batches += 1
+        if OpenWriter.op in batch.rows:
+            self._opener = None
+        self.on_applied(frozenset(batch.rows))
+        self._finish(part, None)
+
+    def _finish(self, part: list[Ticket], error: BaseException | None) -> None:
+        wakers: dict[Waker, list[Ticket]] = {}
+        for ticket in part:
+            ticket.error = error
+            ticket.done = True
+            if ticket.waker is not None:
+                wakers.setdefault(ticket.waker, []).append(ticket)
+        for waker, tickets in wakers.items():
+            waker(tickets)
+
+    def _tidy(self) -> None:
+        try:
+            self._store.tidy()
+        except (StorageUnavailable, StorageCorrupt) as error:
+            # Fail-stop: what a failed fsync left behind is not trusted, so the connection goes and the file is looked over.
+            self._degrade(error)
+            self._open = _Open(Batch(self.engine_id, self._seq, self._head, {}, ()), [], [])
+
+    # when the store refuses
+
+    def _degrade(self, error: RelightError) -> None:
+        self._trouble = error
+        if self._degraded_since is None:
+            self._degraded_since = self._clock.mono_ms()
+            self.on_trouble(error, 0)
+        wait_ms = BACKOFF_MS[min(self._attempts, len(BACKOFF_MS) - 1)]
+        self._attempts += 1
+        self._retry_at = self._clock.mono_ms() + wait_ms
+
+    def _settle(self, unknown: _Open) -> None:
+        """Reopen, and let the batch number decide: keep the batch, or apply the same one again."""
+        try:
+            self._store.reopen()
+            with self._store.reading() as reads:
+                reached = reads.batch_seq(self.engine_id)
+        except (RelightError, Refused) as error:
+            self._degrade(error if isinstance(error, RelightError) else StorageUnavailable(str(error)))
+            return
+        self._open = None
+        seq, state = reached or (0, EngineState.LIVE)
+        if state is not EngineState.LIVE:
+            self._fence(
+                Fenced("this writer was declared dead while the store did not answer"), [unknown.part, *unknown.rest]
+            )
+            return
+        if unknown.part and seq == unknown.batch.seq:
+            self._applied(unknown.batch, unknown.part)
+            self._apply(unknown.rest)
+        else:
+            self._apply([unknown.part, *unknown.rest] if unknown.part else unknown.rest)
+        if self._open is None and self._fenced is None:
+            self._recovered()
+
+    def _recovered(self) -> None:
+        self._attempts = 0
+        self._trouble = None
+        if self._degraded_since is not None:
+            outage_ms = self._clock.mono_ms() - self._degraded_since
+            self._degraded_since = None
+            self.on_trouble(None, outage_ms)
+
+    def _fence(self, error: Fenced, parts: list[list[Ticket]]) -> None:
+        with self._ready:
+            self._fenced = error
+            parts.append([ticket for ticket, _ in self._queue])
+            self._queue.clear()
+            self._urgent = 0
+            self._ready.notify_all()
+        self.refused_writes = sum(len(part) for part in parts)
+        for part in parts:
+            self._finish(part, error)
+        self.on_fenced()
+
+    refused_writes = 0
+    """How many commands were waiting when this writer turned out to be fenced."""
+
+    # its thread
+
+    @property
+    def fenced(self) -> bool:
+        """Whether this writer may write no more."""
+        return self._fenced is not None
+
+    @property
+    def opened(self) -> bool:
+        """Whether this writer has a row in the store."""
+        return self._opener is None
+
+    @property
+    def trouble(self) -> RelightError | None:
+        """What the store last said when it refuses now; None when all is well."""
+        return self._trouble
+
+    @property
+    def waiting(self) -> int:
+        """How many commands wait."""
+        return len(self._queue)
+
+    def start(self) -> None:
+        """Run ``pump`` in a thread of its own."""
+        self._thread = threading.Thread(target=self._run, name=f"relight-journal-{self.engine_id[-6:]}", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                if self.pump():
+                    continue
+            except Exception as error:  # boundary: fail-stop; a journal that cannot go on must not leave callers waiting
+                self._fence(Fenced(f"the journal stopped: {type(error).__name__}: {error}"), [])
+                raise
+            with self._ready:
+                if self._closing and (self._fenced is not None or (not self._queue and self._open is None)):
+                    return
+                self._clock.wait(self._ready, self._idle_ms())
+
+    def _idle_ms(self) -> int | None:
+        """Return how long there is nothing to do, in ms. Called with the lock held."""
+        now = self._clock.mono_ms()
+        if self._open is not None:
+            return max(self._retry_at - now, 1)
+        if not self._queue:
+            return None
+        if self._urgent or self._closing:
+            return 0
+        return max(self._queue[0][0].put_at + LINGER_MS - now, 1)
+
+    def close(self, *, timeout_seconds: float | None = 5) -> None:
+        """Write what waits, then end the thread. A store that refuses is given up after the time-out. Idempotent."""
+        with self._ready:
+            self._closing = True
+            self._ready.notify_all()
+        if self._thread is None:
+            while self.pump():
+                pass
+        elif self._thread is not threading.current_thread():
+            self._thread.join(timeout_seconds)
+
+
+class Latch:
+    """Waits in a thread for a number of tickets; a lock is the cheapest thing Python threads can wait on."""
+
+    __slots__ = ("_count", "_left", "_lock")
+
+    def __init__(self, count: int = 1) -> None:
+        self._lock = threading.Lock()
+        self._count = threading.Lock()
+        self._left = count
+        if count:
+            self._lock.acquire()
+
+    def __call__(self, tickets: list[Ticket]) -> None:
+        self.skip(len(tickets))
+
+    def skip(self, count: int = 1) -> None:
+        """Count some as done."""
+        with self._count:
+            self._left -= count
+            if self._left == 0:
+                self._lock.release()
+
+    def wait(self, timeout_seconds: float | None) -> bool:
+        """Wait until all are done; tell whether they are."""
+        return self._lock.acquire(timeout=-1 if timeout_seconds is None else timeout_seconds)

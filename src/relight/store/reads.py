@@ -1,0 +1,358 @@
+"""Reads, typed once for all databases: a database gives JSON text for a named query, here it becomes records.
+
+Stored rows are not trusted: one that cannot be read as its record raises ``msgspec.ValidationError``. Lists have an order
+where their docstring says so, and are paged by the last key seen, never by an offset. Read next: ``store.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from relight.core.why_facts import JobFacts
+from relight.ids import EngineId, JobId, RunId, StepKey
+from relight.model import (
+    DecisionRecord,
+    EngineRecord,
+    EngineState,
+    EventRecord,
+    JobRecord,
+    JobState,
+    QuarantineRecord,
+    QueueRecord,
+    RecoveryRecord,
+    Role,
+    RunRecord,
+    SignalRecord,
+    StepRecord,
+)
+from relight.store.audits import Audits
+
+T = TypeVar("T")
+
+ALL = 1_000_000_000
+"""A limit that does not limit."""
+
+LAST_ID = "g"
+"""Sorts behind every UUID: pages backwards start here."""
+
+
+@dataclass(frozen=True)
+class JobFilter:
+    """Which jobs a list shows; newest first, before ``before`` (an id), at most ``limit``."""
+
+    kind: str | None = None
+    states: tuple[JobState, ...] = ()
+    queue: str | None = None
+    tags: Mapping[str, str] | None = None
+    since_ms: int = 0
+    before: str = LAST_ID
+    limit: int = 100
+
+
+@dataclass(frozen=True)
+class EventFilter:
+    """Which events a list shows; in commit order after ``after`` (a ``seq``), at most ``limit``."""
+
+    job_id: str | None = None
+    types: tuple[str, ...] = ()
+    trace_id: str | None = None
+    actor: str | None = None
+    after: int = 0
+    limit: int = 1000
+
+
+class RunningRun(msgspec.Struct, frozen=True, array_like=True):
+    """What recovery reads of a running run: no payload. ``trace_id`` is None when the job's row is missing."""
+
+    run_id: RunId
+    job_id: JobId
+    engine_id: EngineId
+    trace_id: str | None
+    in_doubt: list[StepKey]
+
+
+class Attention(msgspec.Struct, frozen=True, array_like=True):
+    """A job running here that was asked to end, or that is no longer running by the store."""
+
+    job_id: JobId
+    run_id: RunId | None
+    state: JobState
+    cancel_code: str | None
+    cancel_reason: str | None
+    cancel_by: str | None
+
+
+class OpenWait(msgspec.Struct, frozen=True, array_like=True):
+    """A wait that is open in memory: what kind, and for what."""
+
+    job_id: JobId
+    kind: str
+    waits_for: str
+
+
+class SqlReads(Protocol):
+    """What a database gives: the JSON text of a named query's one row."""
+
+    def fetch(self, name: str, /, **values: object) -> str:
+        """Run the query and return its text. Raises ``StorageUnavailable`` or ``StorageCorrupt``."""
+        ...
+
+
+@lru_cache(maxsize=64)
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind, strict=False)
+
+
+class Reads:
+    """All reads, typed. Times in milliseconds, ids as text, rows as records; a missing single row is None.
+
+    A row that cannot be read as its record raises ``msgspec.ValidationError``: stored rows are not trusted.
+    """
+
+    def __init__(self, source: SqlReads) -> None:
+        self._source = source
+
+    def _get(self, kind: Any, name: str, /, **values: object) -> Any:
+        return _decoder(kind).decode(self._source.fetch(name, **values))
+
+    def _first(self, kind: type[T], name: str, /, **values: object) -> T | None:
+        rows: list[T] = self._get(list[kind], name, **values)  # type: ignore[valid-type]
+        return rows[0] if rows else None
+
+    def job(self, job_id: str) -> JobRecord | None:
+        """Return one job with its payloads."""
+        return self._first(JobRecord, "job", job_id=job_id)
+
+    def job_heads(self, job_ids: Sequence[str]) -> list[JobRecord]:
+        """Return several jobs without payloads, in no order."""
+        return self._get(list[JobRecord], "job_heads", job_ids=_json(job_ids))  # type: ignore[no-any-return]
+
+    def job_by_key(self, kind: str, idempotency_key: str) -> JobRecord | None:
+        """Return the job that owns a key."""
+        return self._first(JobRecord, "job_by_key", kind=kind, idempotency_key=idempotency_key)
+
+    def jobs_by_keys(self, kind: str, keys: Sequence[str]) -> list[JobRecord]:
+        """Return the jobs of a kind that own any of these keys, without payloads."""
+        return self._get(list[JobRecord], "jobs_by_keys", kind=kind, keys=_json(keys))  # type: ignore[no-any-return]
+
+    def job_ids_ending(self, ending: str, limit: int = 10) -> list[JobId]:
+        """Return ids that end so, the newest first."""
+        return self._get(list[JobId], "job_ids_ending", ending=ending, limit=limit)  # type: ignore[no-any-return]
+
+    def jobs(self, which: JobFilter) -> list[JobRecord]:
+        """Return a page of jobs without payloads, newest first."""
+        values: dict[str, object] = {
+            "before": which.before,
+            "queue": which.queue,
+            "since": which.since_ms,
+            "tags": _json(which.tags or {}),
+            "limit": which.limit or ALL,
+        }
+        if not which.states:
+            if which.kind is None:
+                return self._get(list[JobRecord], "jobs_page", **values)  # type: ignore[no-any-return]
+            return self._get(list[JobRecord], "jobs_page_of_kind", kind=which.kind, **values)  # type: ignore[no-any-return]
+        found: list[JobRecord] = []
+        for state in which.states:
+            found += self._get(list[JobRecord], "jobs_page_in_state", state=state, kind=which.kind, **values)
+        found.sort(key=lambda job: job.job_id, reverse=True)
+        return found[: which.limit or ALL]
+
+    def count_in_states(self) -> dict[JobState, int]:
+        """Return how many jobs are in each state that any is in."""
+        return dict(self._get(list[tuple[JobState, int]], "count_in_states"))
+
+    def claimable_queues(self) -> list[str]:
+        """Return the queues that have something to claim, by name."""
+        return self._get(list[str], "claimable_queues")  # type: ignore[no-any-return]
+
+    def claimable(self, queue: str, kinds: Sequence[str], now_ms: int, limit: int) -> list[JobRecord]:
+        """Return jobs that may be claimed, the next one first, with their inputs."""
+        return self._get(  # type: ignore[no-any-return]
+            list[JobRecord], "claimable", queue=queue, kinds=_json(kinds), now=now_ms, limit=limit
+        )
+
+    def claimable_ids(self, queue: str, kinds: Sequence[str], now_ms: int, limit: int) -> list[JobId]:
+        """Return the same jobs' ids only."""
+        return self._get(  # type: ignore[no-any-return]
+            list[JobId], "claimable_ids", queue=queue, kinds=_json(kinds), now=now_ms, limit=limit
+        )
+
+    def queue_load(self, queue: str) -> dict[EngineId, int]:
+        """Return how many jobs of a queue run in each engine."""
+        return dict(self._get(list[tuple[EngineId, int]], "queue_load", queue=queue))
+
+    def slot_holders(self, queue: str, limit: int = 5) -> list[tuple[JobId, int]]:
+        """Return running jobs of a queue with the time since when, the oldest first."""
+        return self._get(list[tuple[JobId, int]], "slot_holders", queue=queue, limit=limit)  # type: ignore[no-any-return]
+
+    def ahead_in_line(self, job: JobRecord) -> int:
+        """Return how many claimable jobs of its queue come before a job."""
+        values = {"queue": job.queue, "priority": job.priority, "ready_at": job.ready_at, "job_id": job.job_id}
+        return self._get(list[int], "ahead_in_line", **values)[0]  # type: ignore[no-any-return]
+
+    def next_due(self) -> tuple[int | None, int | None]:
+        """Return the time of the first timer and of the first deadline."""
+        return self._get(tuple[int | None, int | None], "next_due")  # type: ignore[no-any-return]
+
+    def due_questions(self, now_ms: int, limit: int = 1000) -> list[JobRecord]:
+        """Return jobs that await a person beyond their time limit."""
+        return self._get(list[JobRecord], "due_questions", now=now_ms, limit=limit)  # type: ignore[no-any-return]
+
+    def past_deadline(self, now_ms: int, limit: int = 1000) -> list[JobRecord]:
+        """Return jobs beyond their deadline that nobody has told."""
+        return self._get(list[JobRecord], "past_deadline", now=now_ms, limit=limit)  # type: ignore[no-any-return]
+
+    def stalled(self, after: str = "", limit: int = 1000) -> list[JobRecord]:
+        """Return stalled jobs after an id, by id."""
+        return self._get(list[JobRecord], "stalled", after=after, limit=limit)  # type: ignore[no-any-return]
+
+    def orphans(self, parent_ids: Sequence[str], limit: int = 1000) -> list[JobRecord]:
+        """Return live, attached children of ended parents that nobody told."""
+        return self._get(list[JobRecord], "orphans", parent_ids=_json(parent_ids), limit=limit)  # type: ignore[no-any-return]
+
+    def open_parents(self, limit: int = 1000) -> list[JobId]:
+        """Return ended parents that still have such children."""
+        return self._get(list[JobId], "open_parents", limit=limit)  # type: ignore[no-any-return]
+
+    def attention(self, job_ids: Sequence[str]) -> list[Attention]:
+        """Return those of the jobs running here that need to be told something."""
+        return self._get(list[Attention], "attention", job_ids=_json(job_ids))  # type: ignore[no-any-return]
+
+    def arrived(self, waits: Sequence[OpenWait]) -> set[tuple[JobId, str]]:
+        """Return which of the open waits are over: (job, what it waited for)."""
+        return set(self._get(list[tuple[JobId, str]], "arrived", waits=msgspec.json.encode(waits).decode()))
+
+    def runs(self, job_id: str) -> list[RunRecord]:
+        """Return all runs of a job, the oldest first."""
+        return self._get(list[RunRecord], "runs", job_id=job_id)  # type: ignore[no-any-return]
+
+    def steps(self, job_id: str) -> list[StepRecord]:
+        """Return everything recorded in a job, in order of beginning."""
+        return self._get(list[StepRecord], "steps", job_id=job_id)  # type: ignore[no-any-return]
+
+    def steps_of(self, job_ids: Sequence[str]) -> list[StepRecord]:
+        """Return everything recorded in several jobs, in no order."""
+        return self._get(list[StepRecord], "steps_of", job_ids=_json(job_ids))  # type: ignore[no-any-return]
+
+    def signals(self, job_id: str) -> list[SignalRecord]:
+        """Return a job's messages, first in, first out, read ones too."""
+        return self._get(list[SignalRecord], "signals", job_id=job_id)  # type: ignore[no-any-return]
+
+    def first_unread(self, job_id: str, name: str) -> SignalRecord | None:
+        """Return the next message of a name that no step has read."""
+        return self._first(SignalRecord, "first_unread", job_id=job_id, name=name)
+
+    def signal_by_key(self, job_id: str, name: str, idempotency_key: str) -> SignalRecord | None:
+        """Return the message that was sent under a key."""
+        return self._first(SignalRecord, "signal_by_key", job_id=job_id, name=name, idempotency_key=idempotency_key)
+
+    def decisions(self, job_id: str) -> list[DecisionRecord]:
+        """Return a job's questions, the oldest first."""
+        return self._get(list[DecisionRecord], "decisions", job_id=job_id)  # type: ignore[no-any-return]
+
+    def decision(self, decision_id: str) -> DecisionRecord | None:
+        """Return one question."""
+        return self._first(DecisionRecord, "decision", decision_id=decision_id)
+
+    def engines(self, role: Role = Role.ENGINE, limit: int = 100) -> list[EngineRecord]:
+        """Return writers of a role, the newest first."""
+        return self._get(list[EngineRecord], "engines", role=role, limit=limit or ALL)  # type: ignore[no-any-return]
+
+    def engine(self, engine_id: str) -> EngineRecord | None:
+        """Return one writer."""
+        return self._first(EngineRecord, "engine", engine_id=engine_id)
+
+    def engines_to_judge(self) -> list[EngineRecord]:
+        """Return engines still marked live or silent, and any that has left runs running."""
+        return self._get(list[EngineRecord], "engines_to_judge")  # type: ignore[no-any-return]
+
+    def running_of(self, engine_id: str, after: str = "", limit: int = 1000) -> list[RunningRun]:
+        """Return an engine's unquarantined running runs after an id, by id."""
+        return self._get(list[RunningRun], "running_of", engine_id=engine_id, after=after, limit=limit)  # type: ignore[no-any-return]
+
+    def count_running_of_dead(self) -> int:
+        """Return how many runs of engines held dead or silent are still running and not quarantined."""
+        return self._get(list[int], "count_running_of_dead")[0]  # type: ignore[no-any-return]
+
+    def count_running_of(self, engine_ids: Sequence[str]) -> int:
+        """Return how many unquarantined runs of these engines are running."""
+        return self._get(list[int], "count_running_of", engine_ids=_json(engine_ids))[0]  # type: ignore[no-any-return]
+
+    def unnamed_heads(self) -> list[tuple[EngineId, int, str]]:
+        """Return (writer, seq, hash) of chain heads that nobody has named."""
+        return self._get(list[tuple[EngineId, int, str]], "unnamed_heads")  # type: ignore[no-any-return]
+
+    def kinds(self) -> list[tuple[str, str]]:
+        """Return (kind, version) ever registered; an absent version is empty."""
+        return self._get(list[tuple[str, str]], "kinds")  # type: ignore[no-any-return]
+
+    def queues(self) -> list[QueueRecord]:
+        """Return every queue's definition."""
+        return self._get(list[QueueRecord], "queues")  # type: ignore[no-any-return]
+
+    def quarantine(self, job_id: str | None = None) -> list[QuarantineRecord]:
+        """Return rows set aside and not released, or the one of a job even if released."""
+        return self._get(list[QuarantineRecord], "quarantine", job_id=job_id)  # type: ignore[no-any-return]
+
+    def recoveries(self, limit: int = 100) -> list[RecoveryRecord]:
+        """Return receipts, the newest first."""
+        return self._get(list[RecoveryRecord], "recoveries", limit=limit or ALL)  # type: ignore[no-any-return]
+
+    def events(self, which: EventFilter) -> list[EventRecord]:
+        """Return a page of the log in commit order."""
+        values: dict[str, object] = {
+            "after": which.after,
+            "types": _json(which.types) if which.types else None,
+            "trace_id": which.trace_id,
+            "actor": which.actor,
+            "limit": which.limit or ALL,
+        }
+        if which.job_id is None:
+            return self._get(list[EventRecord], "events", **values)  # type: ignore[no-any-return]
+        return self._get(list[EventRecord], "events_of_job", job_id=which.job_id, **values)  # type: ignore[no-any-return]
+
+    def events_of_writer(self, writer_id: str, after: int = 0, limit: int = 1000) -> list[EventRecord]:
+        """Return a page of one writer's chain in its order."""
+        return self._get(list[EventRecord], "events_of_writer", writer_id=writer_id, after=after, limit=limit)  # type: ignore[no-any-return]
+
+    def writers(self, after: str = "", limit: int = 1000) -> list[EngineId]:
+        """Return writers' ids after one."""
+        return self._get(list[EngineId], "writers", after=after, limit=limit)  # type: ignore[no-any-return]
+
+    def job_ids(self, after: str = "", limit: int = 1000) -> list[JobId]:
+        """Return jobs' ids after one."""
+        return self._get(list[JobId], "job_ids", after=after, limit=limit)  # type: ignore[no-any-return]
+
+    def last_seq(self) -> int:
+        """Return the newest event's sequence number, 0 when there is none."""
+        return self._get(list[int], "last_seq")[0]  # type: ignore[no-any-return]
+
+    def batch_seq(self, writer_id: str) -> tuple[int, EngineState] | None:
+        """Return a writer's last batch number on disk and its state; None when its row is not there."""
+        text = self._source.fetch("batch_seq", engine_id=writer_id)
+        return _decoder(tuple[int, EngineState]).decode(text) if text else None
+
+    def blob(self, blob_hash: str) -> str | None:
+        """Return a value kept by its content's hash."""
+        text = self._source.fetch("blob", blob_hash=blob_hash)
+        return _decoder(list[str]).decode(text)[0] if text else None  # type: ignore[no-any-return]
+
+    def job_facts(self, job_ids: Sequence[str], event_types: Iterable[str]) -> list[JobFacts]:
+        """Return what explains several jobs, in no order, with the last events of these types as evidence."""
+        return self._get(  # type: ignore[no-any-return]
+            list[JobFacts], "job_facts", job_ids=_json(job_ids), types=_json(sorted(event_types))
+        )
+
+    def audits(self) -> Audits:
+        """Return what ``relight verify`` reads, from the same source."""
+        return Audits(self._source)
+
+
+def _json(values: object) -> str:
+    return msgspec.json.encode(values).decode()

@@ -1,0 +1,420 @@
+-- Every read, by name. Each gives one row with one column: a JSON array of row arrays (sql/schema.sql says why).
+
+-- name: job
+-- One row by primary key.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM job_json WHERE job_id = :job_id;
+
+-- name: job_heads
+-- Several rows by primary key, without payloads.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM job_head_json
+ WHERE job_id IN (SELECT value FROM json_each(:job_ids));
+
+-- name: job_by_key
+-- The unique index jobs_key.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM job_json
+ WHERE kind = :kind AND idempotency_key = :idempotency_key;
+
+-- name: jobs_by_keys
+-- The unique index jobs_key, many keys of one kind.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM job_head_json
+ WHERE kind = :kind AND idempotency_key IN (SELECT value FROM json_each(:keys));
+
+-- name: job_ids_ending
+-- A scan of the primary key's index: ids are typed by their end. At most :limit are told.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT json_quote(job_id) AS row FROM jobs
+   WHERE substr(job_id, -length(:ending)) = :ending ORDER BY job_id DESC LIMIT :limit);
+
+-- name: jobs_page
+-- The newest jobs before an id: the primary key backwards.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT row FROM job_head_json
+   WHERE job_id < :before AND (:queue IS NULL OR queue = :queue) AND created_at >= :since
+     AND NOT EXISTS (SELECT 1 FROM json_each(:tags) AS t
+                      WHERE NOT EXISTS (SELECT 1 FROM json_each(tags) AS j WHERE j.key = t.key AND j.value = t.value))
+   ORDER BY job_id DESC LIMIT :limit);
+
+-- name: jobs_page_of_kind
+-- As jobs_page, on jobs_by_kind.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT row FROM job_head_json
+   WHERE kind = :kind AND job_id < :before AND (:queue IS NULL OR queue = :queue) AND created_at >= :since
+     AND NOT EXISTS (SELECT 1 FROM json_each(:tags) AS t
+                      WHERE NOT EXISTS (SELECT 1 FROM json_each(tags) AS j WHERE j.key = t.key AND j.value = t.value))
+   ORDER BY job_id DESC LIMIT :limit);
+
+-- name: jobs_page_in_state
+-- As jobs_page, on jobs_by_state.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT row FROM job_head_json
+   WHERE state = :state AND job_id < :before AND (:kind IS NULL OR kind = :kind)
+     AND (:queue IS NULL OR queue = :queue) AND created_at >= :since
+     AND NOT EXISTS (SELECT 1 FROM json_each(:tags) AS t
+                      WHERE NOT EXISTS (SELECT 1 FROM json_each(tags) AS j WHERE j.key = t.key AND j.value = t.value))
+   ORDER BY job_id DESC LIMIT :limit);
+
+-- name: count_in_states
+-- Counted on jobs_by_state.
+SELECT '[' || coalesce(group_concat(json_array(state, n), ','), '') || ']' FROM (
+  SELECT state, count(*) AS n FROM jobs GROUP BY state ORDER BY state);
+
+-- name: claimable_queues
+-- A loose scan of jobs_claimable: one probe for each queue that has something to claim.
+WITH RECURSIVE q (queue) AS (
+  SELECT min(queue) FROM jobs WHERE claimable = 1
+  UNION ALL
+  SELECT (SELECT min(jobs.queue) FROM jobs WHERE claimable = 1 AND jobs.queue > q.queue) FROM q WHERE q.queue IS NOT NULL)
+SELECT '[' || coalesce(group_concat(json_quote(queue), ','), '') || ']' FROM q WHERE queue IS NOT NULL;
+
+-- name: claimable
+-- jobs_claimable in its own order; kinds that this engine does not know are passed over.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT row FROM job_json AS j
+   WHERE claimable = 1 AND queue = :queue AND ready_at <= :now
+     AND kind IN (SELECT value FROM json_each(:kinds))
+     AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = j.job_id AND q.released_at IS NULL)
+   ORDER BY priority DESC, ready_at, job_id LIMIT :limit);
+
+-- name: claimable_ids
+-- As claimable, ids only: used to find the one row that cannot be read.
+SELECT '[' || coalesce(group_concat(json_quote(job_id), ','), '') || ']' FROM (
+  SELECT job_id FROM jobs AS j
+   WHERE claimable = 1 AND queue = :queue AND ready_at <= :now
+     AND kind IN (SELECT value FROM json_each(:kinds))
+     AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = j.job_id AND q.released_at IS NULL)
+   ORDER BY priority DESC, ready_at, job_id LIMIT :limit);
+
+-- name: queue_load
+-- Running jobs of a queue by engine, on jobs_running_in.
+SELECT '[' || coalesce(group_concat(json_array(engine_id, n), ','), '') || ']' FROM (
+  SELECT runs.engine_id, count(*) AS n FROM jobs JOIN runs ON runs.run_id = jobs.run_id
+   WHERE jobs.state = 'running' AND jobs.queue = :queue GROUP BY runs.engine_id);
+
+-- name: slot_holders
+-- Running jobs of a queue, the oldest first.
+SELECT '[' || coalesce(group_concat(json_array(job_id, updated_at), ','), '') || ']' FROM (
+  SELECT job_id, updated_at FROM jobs WHERE state = 'running' AND queue = :queue ORDER BY updated_at LIMIT :limit);
+
+-- name: ahead_in_line
+-- How many claimable jobs of the queue come before this one.
+SELECT json_array(count(*)) FROM jobs
+ WHERE claimable = 1 AND queue = :queue
+   AND (priority > :priority OR (priority = :priority AND (ready_at < :ready_at OR (ready_at = :ready_at AND job_id < :job_id))));
+
+-- name: next_due
+-- The first timer of a job put away, and the first deadline: two index probes.
+SELECT json_array((SELECT min(ready_at) FROM jobs WHERE claimable = 0 AND ready_at IS NOT NULL),
+                  (SELECT min(deadline_at) FROM jobs WHERE deadline_at IS NOT NULL AND completed_at IS NULL AND cancel_code IS NULL));
+
+-- name: due_questions
+-- Jobs that await a person beyond their time limit.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT row FROM job_head_json
+   WHERE claimable = 0 AND ready_at IS NOT NULL AND ready_at <= :now AND state = 'awaiting_user' ORDER BY ready_at LIMIT :limit);
+
+-- name: past_deadline
+-- Jobs beyond their deadline that nobody has told yet.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT row FROM job_head_json
+   WHERE deadline_at IS NOT NULL AND completed_at IS NULL AND deadline_at <= :now AND cancel_code IS NULL
+   ORDER BY deadline_at LIMIT :limit);
+
+-- name: stalled
+-- Stalled jobs after an id, on jobs_by_state; quarantined ones are left out.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT row FROM job_head_json AS j
+   WHERE state = 'stalled' AND job_id > :after
+     AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = j.job_id AND q.released_at IS NULL)
+   ORDER BY job_id LIMIT :limit);
+
+-- name: orphans
+-- Children whose parent has ended and who were neither detached nor told.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT c.row FROM job_head_json AS c JOIN jobs AS p ON p.job_id = c.parent_job_id
+   WHERE c.parent_job_id IN (SELECT value FROM json_each(:parent_ids)) AND c.completed_at IS NULL AND c.detached = 0
+     AND c.cancel_code IS NULL AND p.completed_at IS NOT NULL
+   ORDER BY c.job_id LIMIT :limit);
+
+-- name: open_parents
+-- Ended parents that still have children which nobody told (found again after a crash).
+SELECT '[' || coalesce(group_concat(json_quote(job_id), ','), '') || ']' FROM (
+  SELECT DISTINCT p.job_id FROM jobs AS c JOIN jobs AS p ON p.job_id = c.parent_job_id
+   WHERE c.parent_job_id IS NOT NULL AND c.completed_at IS NULL AND c.detached = 0 AND c.cancel_code IS NULL
+     AND c.state IN ('queued', 'running', 'stalled', 'awaiting_user') AND p.completed_at IS NOT NULL LIMIT :limit);
+
+-- name: attention
+-- Of the jobs running here: which were asked to end, which no longer run, and what they may be waiting for that has come.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT json_array(job_id, run_id, state, cancel_code, cancel_reason, cancel_by) AS row FROM jobs
+   WHERE job_id IN (SELECT value FROM json_each(:job_ids)) AND (cancel_code IS NOT NULL OR state <> 'running'));
+
+-- name: arrived
+-- Of the waits open here ([job_id, kind, waits_for]): those whose condition is met. (decisions has a column "value", too.)
+SELECT '[' || coalesce(group_concat(json_array(job_id, waits_for), ','), '') || ']' FROM (
+  SELECT w.value->>0 AS job_id, w.value->>2 AS waits_for FROM json_each(:waits) AS w
+   WHERE CASE w.value->>1
+     WHEN 'signal' THEN EXISTS (SELECT 1 FROM signals AS g WHERE g.job_id = w.value->>0 AND g.name = w.value->>2 AND g.read_by IS NULL)
+     WHEN 'ask' THEN EXISTS (SELECT 1 FROM decisions AS d WHERE d.decision_id = w.value->>2 AND d.state <> 'open')
+     WHEN 'child_result' THEN EXISTS (SELECT 1 FROM jobs AS c WHERE c.job_id = w.value->>2 AND c.completed_at IS NOT NULL)
+     ELSE false END);
+
+-- name: runs
+-- All attempts at a job, in their order.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT row FROM run_json WHERE job_id = :job_id ORDER BY started_at, run_id);
+
+-- name: steps
+-- Everything recorded in a job, in order of beginning.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT row FROM step_json WHERE job_id = :job_id ORDER BY begun_at, step_key);
+
+-- name: steps_of
+-- Everything recorded in several jobs.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM step_json
+ WHERE job_id IN (SELECT value FROM json_each(:job_ids));
+
+-- name: signals
+-- A job's messages, first in, first out.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT row FROM signal_json WHERE job_id = :job_id ORDER BY seq);
+
+-- name: first_unread
+-- The first unread message of one name, on signals_by_job.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT row FROM signal_json WHERE job_id = :job_id AND name = :name AND read_by IS NULL ORDER BY seq LIMIT 1);
+
+-- name: signal_by_key
+-- A message that was sent before under the same key.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM signal_json
+ WHERE job_id = :job_id AND name = :name AND idempotency_key = :idempotency_key;
+
+-- name: decisions
+-- A job's questions, in the order asked.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT row FROM decision_json WHERE job_id = :job_id ORDER BY asked_at, decision_id);
+
+-- name: decision
+-- One question by primary key.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM decision_json WHERE decision_id = :decision_id;
+
+-- name: engines
+-- Writers of one role, the newest first.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT row FROM engine_json WHERE role = :role ORDER BY engine_id DESC LIMIT :limit);
+
+-- name: engine
+-- One writer by primary key.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM engine_json WHERE engine_id = :engine_id;
+
+-- name: engines_to_judge
+-- Engines still marked live or silent, and any that has left runs running.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT row FROM engine_json
+   WHERE engine_id IN (SELECT engine_id FROM engines WHERE state IN ('live', 'silent') AND role = 'engine'
+                       UNION
+                       SELECT engine_id FROM runs WHERE state = 'running')
+   ORDER BY engine_id);
+
+-- name: running_of
+-- What recovery needs of an engine's running runs: ids only, no payload is read. On runs_running.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT json_array(r.run_id, r.job_id, r.engine_id, j.trace_id,
+           json((SELECT json_group_array(s.step_key) FROM steps AS s
+                  WHERE s.job_id = r.job_id AND s.state IN ('running', 'in_doubt') AND s.kind = 'step'))) AS row
+    FROM runs AS r LEFT JOIN jobs AS j ON j.job_id = r.job_id
+   WHERE r.engine_id = :engine_id AND r.state = 'running' AND r.run_id > :after
+     AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = r.job_id AND q.released_at IS NULL)
+   ORDER BY r.run_id LIMIT :limit);
+
+-- name: count_running_of_dead
+-- What a gate still waits for.
+SELECT json_array(count(*)) FROM runs
+ WHERE state = 'running'
+   AND engine_id IN (SELECT engine_id FROM engines WHERE state IN ('dead', 'silent'))
+   AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = runs.job_id AND q.released_at IS NULL);
+
+-- name: count_running_of
+-- Running runs of several engines.
+SELECT json_array(count(*)) FROM runs
+ WHERE state = 'running' AND engine_id IN (SELECT value FROM json_each(:engine_ids))
+   AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = runs.job_id AND q.released_at IS NULL);
+
+-- name: unnamed_heads
+-- Chain heads that nobody has named yet, on engines_unnamed.
+SELECT '[' || coalesce(group_concat(json_array(engine_id, head_seq, head_hash), ','), '') || ']'
+  FROM engines WHERE head_seq > named_seq;
+
+-- name: kinds
+-- Every kind ever registered here.
+SELECT '[' || coalesce(group_concat(json_array(kind, version), ','), '') || ']' FROM kinds;
+
+-- name: queues
+-- Every queue defined here.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM queue_json;
+
+-- name: quarantine
+-- Rows set aside and not released, or those of one job.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM quarantine_json
+ WHERE CASE WHEN :job_id IS NULL THEN released_at IS NULL ELSE job_id = :job_id END;
+
+-- name: recoveries
+-- Receipts, the newest first.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT row FROM recovery_json ORDER BY recovery_id DESC LIMIT :limit);
+
+-- name: events
+-- The log in commit order after a sequence number; filters come before the limit.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT row FROM event_json
+   WHERE seq > :after AND (:types IS NULL OR type IN (SELECT value FROM json_each(:types)))
+     AND (:trace_id IS NULL OR trace_id = :trace_id) AND (:actor IS NULL OR actor = :actor)
+   ORDER BY seq LIMIT :limit);
+
+-- name: events_of_job
+-- As events, on events_by_job.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT row FROM event_json
+   WHERE job_id = :job_id AND seq > :after AND (:types IS NULL OR type IN (SELECT value FROM json_each(:types)))
+     AND (:trace_id IS NULL OR trace_id = :trace_id) AND (:actor IS NULL OR actor = :actor)
+   ORDER BY seq LIMIT :limit);
+
+-- name: events_of_writer
+-- One writer's chain in its own order, on events_by_writer.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT row FROM event_json WHERE writer_id = :writer_id AND writer_seq > :after ORDER BY writer_seq LIMIT :limit);
+
+-- name: writers
+-- Ids of all writers after one, for verify.
+SELECT '[' || coalesce(group_concat(json_quote(engine_id), ','), '') || ']' FROM (
+  SELECT engine_id FROM engines WHERE engine_id > :after ORDER BY engine_id LIMIT :limit);
+
+-- name: job_ids
+-- Ids of all jobs after one, for verify.
+SELECT '[' || coalesce(group_concat(json_quote(job_id), ','), '') || ']' FROM (
+  SELECT job_id FROM jobs WHERE job_id > :after ORDER BY job_id LIMIT :limit);
+
+-- name: last_seq
+-- The newest event.
+SELECT json_array(coalesce(max(seq), 0)) FROM events;
+
+-- name: batch_seq
+-- How far a writer's batches reached the disk: settles a commit of unknown outcome.
+SELECT json_array(batch_seq, state) FROM engines WHERE engine_id = :engine_id;
+
+-- name: blob
+-- One value by its content's hash.
+SELECT json_array(content) FROM blobs WHERE blob_hash = :blob_hash;
+
+-- What `relight verify` reads (recorder/). Pages in key order over whole tables; ids are read up to :upto, the last job of
+-- the page of audit_jobs, all in one snapshot. Texts above :inline characters are left out.
+
+-- name: audit_totals
+-- How much there is, counted in one moment. Full scans of the smallest indexes.
+SELECT json_array((SELECT count(*) FROM jobs), (SELECT count(*) FROM runs), (SELECT count(*) FROM steps),
+                  (SELECT count(*) FROM events), (SELECT count(*) FROM engines), (SELECT count(*) FROM recoveries),
+                  (SELECT coalesce(max(seq), 0) FROM events));
+
+-- name: audit_writers
+-- Writers after an id, each with the end of its chain as its row has it and as its events have it.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT json_array(w.engine_id, w.role, w.state, w.gate, w.gate_opened_at, w.ended_at, w.head_seq, w.head_hash,
+                    coalesce(e.writer_seq, 0), coalesce(e.hash, '')) AS row
+    FROM engines AS w LEFT JOIN events AS e
+      ON e.writer_id = w.engine_id
+     AND e.writer_seq = (SELECT max(writer_seq) FROM events WHERE writer_id = w.engine_id)
+   WHERE w.engine_id > :after ORDER BY w.engine_id LIMIT :limit);
+
+-- name: audit_strangers
+-- Writers of events that have no row, on events_by_writer.
+SELECT '[' || coalesce(group_concat(json_quote(writer_id), ','), '') || ']' FROM (
+  SELECT DISTINCT writer_id FROM events
+   WHERE writer_id NOT IN (SELECT engine_id FROM engines) ORDER BY writer_id LIMIT :limit);
+
+-- name: audit_named
+-- Whether a writer's chain has this hash at or before a place; looked for backwards, since heads are named when fresh.
+SELECT json_array(count(*)) FROM (
+  SELECT 1 FROM events
+   WHERE writer_id = :writer_id AND writer_seq <= :upto AND hash = :hash ORDER BY writer_seq DESC LIMIT 1);
+
+-- name: audit_twins
+-- Keys that more than one job owns: none while the unique index jobs_key stands.
+SELECT '[' || coalesce(group_concat(json_array(kind, idempotency_key, ids), ','), '') || ']' FROM (
+  SELECT kind, idempotency_key, json_group_array(job_id) AS ids FROM jobs
+   WHERE idempotency_key IS NOT NULL GROUP BY kind, idempotency_key HAVING count(*) > 1 LIMIT :limit);
+
+-- name: audit_queues
+-- The queues of some jobs, by primary key.
+SELECT '[' || coalesce(group_concat(json_array(job_id, queue), ','), '') || ']' FROM jobs
+ WHERE job_id IN (SELECT value FROM json_each(:job_ids));
+
+-- name: audit_receipt
+-- One receipt by primary key.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM recovery_json WHERE recovery_id = :recovery_id;
+
+-- name: audit_jobs
+-- Jobs after an id, with what bears on them from other rows. The parent's last event tells when it can have ended.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT json_array(
+           j.job_id, j.kind, j.state, j.queue, j.claimable, j.begun, j.attempt, j.run_id, j.cancel_code, j.inputs_hash,
+           CASE WHEN length(j.inputs) <= :inline THEN j.inputs END, j.outputs IS NOT NULL, j.trace_id, j.parent_job_id,
+           j.detached, j.completed_at,
+           EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = j.job_id AND q.released_at IS NULL),
+           p.state, (SELECT max(seq) FROM events WHERE events.job_id = p.job_id)) AS row
+    FROM jobs AS j LEFT JOIN jobs AS p ON p.job_id = j.parent_job_id
+   WHERE j.job_id > :after ORDER BY j.job_id LIMIT :limit);
+
+-- name: audit_runs
+-- Runs after (job, run), with their engine's state.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT json_array(r.job_id, r.run_id, r.engine_id, r.attempt, r.state, r.ended_at IS NOT NULL, e.state, e.ended_at) AS row
+    FROM runs AS r LEFT JOIN engines AS e ON e.engine_id = r.engine_id
+   WHERE (r.job_id, r.run_id) > (:job_id, :run_id) AND r.job_id <= :upto ORDER BY r.job_id, r.run_id LIMIT :limit);
+
+-- name: audit_steps
+-- Steps after (job, key), in primary key order.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT json_array(s.job_id, s.step_key, s.run_id, s.kind, s.state, s.ended_at IS NOT NULL,
+                    CASE WHEN length(s.outcome) <= :inline THEN s.outcome END,
+                    (SELECT r.state FROM runs AS r WHERE r.run_id = s.run_id)) AS row
+    FROM steps AS s
+   WHERE (s.job_id, s.step_key) > (:job_id, :step_key) AND s.job_id <= :upto ORDER BY s.job_id, s.step_key LIMIT :limit);
+
+-- name: audit_events
+-- Events of jobs after (job, seq), on events_by_job: the rest of one job's, then those of later jobs, merged without a sort.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT job_id, seq, row FROM event_json WHERE job_id = :job_id AND seq > :seq
+  UNION ALL
+  SELECT job_id, seq, row FROM event_json WHERE job_id > :job_id AND job_id <= :upto
+   ORDER BY job_id, seq LIMIT :limit);
+
+-- name: job_facts
+-- What explains several jobs, no payload among it: one array for each, in the field order of core/why_facts.py. Steps are
+-- scanned by primary key; of a job's events only its last 500 are looked at, so the cost does not grow with its age.
+SELECT '[' || coalesce(group_concat(facts, ','), '') || ']' FROM (
+  SELECT '[' || j.row
+    || ',[' || coalesce((SELECT group_concat(row, ',') FROM (
+         SELECT row FROM run_json WHERE job_id = j.job_id ORDER BY started_at DESC, run_id DESC LIMIT 20)), '')
+    || '],[' || coalesce((SELECT group_concat(row, ',') FROM (
+         SELECT json_array(job_id, step_key, run_id, kind, name, state, try_number, policy, NULL, NULL, NULL, error, until,
+                           waits_for, code_ref, note, begun_at, ended_at) AS row
+           FROM steps WHERE job_id = j.job_id AND state IN ('running', 'waiting', 'backoff', 'in_doubt', 'failed')
+          ORDER BY state = 'failed', CASE state WHEN 'failed' THEN -ended_at ELSE begun_at END, step_key LIMIT 100)), '')
+    || '],' || (SELECT json_array(count(*), coalesce(sum(state IN ('running', 'waiting', 'backoff', 'in_doubt')), 0),
+                         coalesce(sum(state = 'failed'), 0), max(max(begun_at, coalesce(ended_at, 0))))
+                  FROM steps WHERE job_id = j.job_id)
+    || ',[' || coalesce((SELECT group_concat(row, ',') FROM (
+         SELECT json_array(decision_id, job_id, step_key, question, options, NULL, preview_hash, asked_at, expires_at, state,
+                           choice, by, note, NULL, decided_at) AS row
+           FROM decisions WHERE job_id = j.job_id AND state = 'open' ORDER BY asked_at, decision_id LIMIT 20)), '')
+    || '],[' || coalesce((SELECT group_concat(row, ',') FROM (
+         SELECT json_array(seq, signal_id, job_id, name, NULL, by, sent_at, read_by) AS row
+           FROM signals WHERE job_id = j.job_id AND read_by IS NULL ORDER BY seq LIMIT 20)), '')
+    || '],' || coalesce((SELECT row FROM quarantine_json WHERE job_id = j.job_id), 'null')
+    || ',[' || coalesce((SELECT group_concat(row, ',') FROM (
+         SELECT json_array(event_id, type, ts, step_key, actor_id, payload) AS row
+           FROM (SELECT * FROM events WHERE job_id = j.job_id ORDER BY seq DESC LIMIT 500)
+          WHERE type IN (SELECT value FROM json_each(:types)) ORDER BY seq DESC)), '')
+    || '],' || coalesce((SELECT row FROM engine_json
+                          WHERE engine_id = (SELECT engine_id FROM runs WHERE runs.run_id = j.run_id)), 'null')
+    || ']' AS facts
+    FROM job_head_json AS j WHERE j.job_id IN (SELECT value FROM json_each(:job_ids)));

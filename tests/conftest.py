@@ -1,0 +1,21 @@
+"""What every test gets: a clean environment and hypothesis without deadlines. Nothing about Relight itself."""
+
+from __future__ import annotations
+
+import os
+
+import hypothesis
+import pytest
+
+# No test is timed, so no example has a deadline. Where CI is set a red run must be about the change alone: the same
+# examples each time. `RELIGHT_TEST_PROFILE=thorough` looks harder.
+hypothesis.settings.register_profile("short", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2_000)
+hypothesis.settings.load_profile(os.environ.get("RELIGHT_TEST_PROFILE", "short"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Drop the settings of whoever runs the tests: every engine keyword can also come from `RELIGHT_<NAME>`."""
+    for name in [*os.environ]:
+        if name.startswith("RELIGHT_") and not name.startswith("RELIGHT_TEST_"):
+            del os.environ[name]

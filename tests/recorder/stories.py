@@ -1,0 +1,250 @@
+"""A store in which everything happened that can happen to a job, and nothing is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.recorder.build import Engine, World
+
+from relight.core import events as ev
+from relight.core.commands import JobRef
+from relight.core.commands import jobs as cj
+from relight.core.commands import steering as cs
+from relight.core.commands import steps as ct
+from relight.core.failure import Failure
+from relight.core.step_payloads import Settlement
+from relight.ids import StepKey
+from relight.model import JobState, StepKind, StepState, Verdict
+
+
+@dataclass
+class Healthy:
+    """Who is who in the store: jobs by what happened to them, and the engines in their order."""
+
+    jobs: dict[str, JobRef]
+    engines: list[Engine]
+
+
+def build_healthy(path: Path) -> Healthy:
+    world = World(path)
+    try:
+        return tell_everything(world)
+    finally:
+        world.close()
+
+
+def tell_everything(world: World) -> Healthy:
+    jobs: dict[str, JobRef] = {}
+    first = world.engine("first").start()
+    first.define_queue("default", 20, 20)
+    ordinary_jobs(world, first, jobs)
+    waits(world, first, jobs)
+    ends_from_outside(world, first, jobs)
+    children(world, first, jobs)
+    left_running(world, first, jobs)
+    second = world.engine("second").start(dead=[first])
+    after_a_crash(world, second, jobs)
+    third = silence(world, second, jobs)
+    fourth = set_aside(world, third, jobs)
+    jobs["queued"] = world.client().submit(priority=3)
+    jobs["running"] = fourth.claim(fourth.submit())
+    fourth.begin(jobs["running"], "fetch#0")
+    return Healthy(jobs, [first, second, third, fourth])
+
+
+def ordinary_jobs(world: World, engine: Engine, jobs: dict[str, JobRef]) -> None:
+    client = world.client()
+    jobs["plain"] = client.submit(idempotency_key="once", tags='{"a":"b"}')
+    client.do(cj.NoteDuplicate(job=jobs["plain"], idempotency_key="once", who=client.who))
+    jobs["other"] = client.submit()
+    client.close()
+    run = engine.claim(jobs["plain"])
+    engine.step(run, "fetch#0")
+    engine.step(run, "parse#0", '{"ü":1}')
+    engine.do(ct.RecordValue(job=run, step_key=StepKey("now#0"), name="now", outcome="5"))
+    engine.finish(run)
+    run = engine.claim(jobs["other"])
+    engine.finish(run)
+    jobs["failed"] = engine.submit()
+    run = engine.claim(jobs["failed"])
+    engine.begin(run, "fetch#0")
+    engine.fail_try(run, "fetch#0", state=StepState.BACKOFF)
+    engine.begin(run, "fetch#0", 2)
+    engine.fail_try(run, "fetch#0", 2)
+    engine.finish(run, JobState.FAILED)
+    jobs["retried"] = engine.submit()
+    run = engine.claim(jobs["retried"])
+    engine.step(run, "fetch#0")
+    engine.begin(run, "parse#0")
+    engine.fail_try(run, "parse#0")
+    engine.finish(run, JobState.FAILED)
+    world.client().retry(run, "parse#0")
+    run = engine.claim(run)
+    engine.step(run, "parse#0")
+    engine.finish(run, JobState.COMPLETED_WITH_ISSUES)
+
+
+def waits(world: World, engine: Engine, jobs: dict[str, JobRef]) -> None:
+    client = world.client()
+    jobs["asked"] = run = engine.claim(engine.submit())
+    decision = engine.ask(run, "ask#0")
+    put_away_for(engine, run, decision)
+    client.answer(run, decision)
+    run = engine.claim(run)
+    engine.end_wait(run, "ask#0", '"yes"')
+    engine.finish(run)
+    jobs["signalled"] = run = engine.claim(engine.submit())
+    engine.wait(run, "signal#0", StepKind.SIGNAL, "go")
+    engine.put_away(run, "waiting")
+    signal_id = client.signal(run, "go")
+    run = engine.claim(run)
+    engine.do(
+        ct.ConsumeSignal(
+            job=run,
+            step_key=StepKey("signal#0"),
+            signal_id=signal_id,
+            name="go",
+            payload_hash="h",
+            outcome="1",
+            fresh=False,
+        )
+    )
+    engine.finish(run)
+    jobs["mismatched"] = run = engine.claim(engine.submit())
+    told = ev.HistoryMismatch(step_key="fetch#0", recorded_hash="a", now_hash="b", detail="other arguments")
+    engine.put_away(run, "history_mismatch", state=JobState.AWAITING_USER, tells=(told,))
+    client.resume(run)
+    run = engine.claim(run)
+    engine.finish(run)
+    jobs["awaiting"] = run = engine.claim(engine.submit())
+    put_away_for(engine, run, engine.ask(run, "ask#0"))
+
+
+def put_away_for(engine: Engine, run: JobRef, decision: str) -> None:
+    told = ev.JobAwaitingUser(decision_id=decision, question_redacted="?", options=["yes"], preview_hash=None)
+    engine.put_away(run, "ask", state=JobState.AWAITING_USER, tells=(told,))
+
+
+def ends_from_outside(world: World, engine: Engine, jobs: dict[str, JobRef]) -> None:
+    client = world.client()
+    jobs["never_begun"] = client.submit()
+    client.cancel(jobs["never_begun"])
+    jobs["sleeper"] = run = engine.claim(engine.submit())
+    until = world.clock.now_ms() + 1_000_000
+    engine.wait(run, "sleep#0", StepKind.SLEEP, None, until)
+    engine.put_away(run, ready_at=until)
+    client.cancel(run)
+    run = engine.claim(run)
+    engine.finish(run, JobState.CANCELLED)
+    jobs["asleep"] = run = engine.claim(engine.submit())
+    engine.wait(run, "sleep#0", StepKind.SLEEP, None, until)
+    engine.put_away(run, ready_at=until)
+    jobs["forced"] = run = engine.claim(engine.submit())
+    engine.begin(run, "fetch#0")
+    client.cancel(run, force=True)
+    jobs["forced_retried"] = run = engine.claim(engine.submit())
+    engine.begin(run, "fetch#0")
+    client.cancel(run, force=True, code="fail")
+    client.retry(run)
+    jobs["late"] = run = engine.claim(engine.submit(deadline_at=world.clock.now_ms()))
+    row = world.row(run)
+    engine.do(cs.decide_end(row, engine.who, code="deadline", reason=None, force=False, open_decisions=()))
+    engine.finish(run, JobState.FAILED)
+    jobs["asked_and_cancelled"] = run = engine.claim(engine.submit())
+    put_away_for(engine, run, engine.ask(run, "ask#0"))
+    client.cancel(run)
+    run = engine.claim(run)
+    engine.finish(run, JobState.CANCELLED)
+
+
+def children(world: World, engine: Engine, jobs: dict[str, JobRef]) -> None:
+    jobs["parent"] = run = engine.claim(engine.submit())
+    child, asked = engine.start_children(run, "start#0", "census", "census")
+    jobs["child"], jobs["child_asked"] = child, asked
+    jobs["detached"] = detached = engine.submit(parent_job_id=run.job_id, detached=True)
+    engine.wait(run, "result#0", StepKind.CHILD_RESULT, child.job_id)
+    engine.put_away(run, "waiting")
+    engine.finish(engine.claim(child))
+    run = engine.claim(run)
+    told = ev.ChildFinished(child_job_id=child.job_id, state=JobState.COMPLETED)
+    engine.do(ct.EndWait(job=run, step_key=StepKey("result#0"), outcome="1", tells=(told,)))
+    jobs["child_asked"] = engine.claim(asked)
+    engine.finish(run)
+    engine.cancel(jobs["child_asked"])
+    engine.put_away(engine.claim(detached))
+
+
+def left_running(world: World, engine: Engine, jobs: dict[str, JobRef]) -> None:
+    for name in ("crashed", "crash_loop", "on_hold", "resolved"):
+        jobs[name] = run = engine.claim(engine.submit())
+        engine.step(run, "fetch#0")
+        engine.begin(run, "parse#0")
+
+
+def after_a_crash(world: World, engine: Engine, jobs: dict[str, JobRef]) -> None:
+    engine.resume_by_policy(jobs["crashed"])
+    run = engine.claim(jobs["crashed"])
+    engine.begin(run, "parse#0")
+    engine.end(run, "parse#0")
+    engine.finish(run)
+    engine.poison(jobs["crash_loop"])
+    row = world.row(jobs["on_hold"])
+    engine.do(cs.HoldJob(job=cs.ref_of(row), source=row.state, who=engine.who, code="on_stall"))
+    engine.resume_by_policy(jobs["resolved"], probation=True)
+    run = engine.claim(jobs["resolved"])
+    failed = Failure(type="in_doubt", message="no")
+    verdicts: tuple[tuple[str, Settlement], ...] = (("parse#0", "done"), ("write#0", "not_done"), ("send#0", "failed"))
+    for key, verdict in verdicts:
+        if key != "parse#0":
+            engine.begin(run, key)
+            engine.fail_try(run, key, state=StepState.IN_DOUBT)
+        engine.do(
+            ct.ReconcileStep(
+                job=run,
+                step_key=StepKey(key),
+                verdict=verdict,
+                by="reconcile",
+                try_number=1,
+                outcome="7" if verdict == "done" else None,
+                failure=failed if verdict == "failed" else None,
+            )
+        )
+    engine.begin(run, "write#0", 2)
+    engine.end(run, "write#0", try_number=2)
+    engine.finish(run)
+
+
+def silence(world: World, silent: Engine, jobs: dict[str, JobRef]) -> Engine:
+    """Stop an engine in the middle of two jobs: they are held until it dies."""
+    for name in ("held", "held_and_cancelled"):
+        jobs[name] = run = silent.claim(silent.submit())
+        silent.begin(run, "fetch#0")
+    engine = world.engine("third").start(silent=[silent])
+    client = world.client()
+    client.cancel(jobs["held_and_cancelled"])
+    engine.judge(silent, Verdict.DEAD)
+    for name in ("held", "held_and_cancelled"):
+        engine.do(cs.ReleaseHeld(job=jobs[name], owner=silent.id, who=engine.who))
+        engine.resume_by_policy(jobs[name])
+    engine.finish(engine.claim(jobs["held_and_cancelled"]), JobState.CANCELLED)
+    return engine
+
+
+def set_aside(world: World, dead: Engine, jobs: dict[str, JobRef]) -> Engine:
+    """Quarantine a job of an engine that died, and open the gate all the same."""
+    jobs["quarantined"] = dead.claim(dead.submit())
+    jobs["released"] = dead.claim(dead.submit())
+    engine = world.engine("fourth")
+    engine.begin_recovery()
+    engine.judge(dead)
+    engine.quarantine(jobs["quarantined"])
+    engine.quarantine(jobs["released"])
+    engine.finish_recovery([(dead, Verdict.DEAD)], quarantined=2)
+    engine.open_gate()
+    client = world.client()
+    client.do(cs.ReleaseQuarantined(job=jobs["released"], table_name="jobs", who=client.who))
+    engine.begin_recovery()
+    stalled, doubts = engine.stall_all(dead)
+    engine.finish_recovery([(dead, Verdict.DEAD)], stalled=stalled, in_doubt=doubts)
+    return engine
