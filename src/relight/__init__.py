@@ -42,7 +42,9 @@ from relight.codec import Codec
 from relight.core.retry import Retry
 from relight.engine.facade import AsyncEngine, Engine
 from relight.secret import Secret
-from relight.version import VERSION as __version__
+from relight.version import VERSION
+
+__version__ = VERSION
 
 __all__ = [
     "AsyncClient",

@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 OnStall = Literal["resume", "hold"]
 InDoubtPolicy = Literal["retry", "ask", "fail", "reconcile"]
+Durability = Literal["power", "process"]
 
 
 class JobState(StrEnum):
@@ -490,7 +491,7 @@ class Outcomes(Generic[R_co]):
         return len(self._items)
 
     def __iter__(self) -> Iterator[R_co | StepFailed]:
-        return (item for item in self._items if item is not None)  # type: ignore[misc]
+        return (item for item in self._items if item is not None)
 
     @property
     def ok(self) -> list[R_co]:

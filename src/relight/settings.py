@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from relight.errors import ConfigError
-from relight.store.store import Durability
+from relight.model import Durability
 
 DEFAULT_STORE = "relight.db"
 

@@ -1,5 +1,7 @@
-"""Where code runs: in which job, which branch, which step. One context variable, inherited by tasks and copied by hand into
-threads that Relight starts; a foreign thread has none, so a step called there is just its function.
+"""Where code runs: in which job, which branch, which step.
+
+One context variable, inherited by tasks and copied by hand into threads that Relight starts; a foreign thread has none, so
+a step called there is just its function.
 """
 
 from __future__ import annotations

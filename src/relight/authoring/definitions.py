@@ -167,7 +167,7 @@ class _BaseStep(Generic[P, R]):
         return None if scope.step is not None else scope
 
     def _outside(self) -> None:
-        from relight.authoring.outside import engine_running  # noqa: PLC0415 - only needed off the recorded path
+        from relight.authoring.outside import engine_running
 
         running = engine_running()
         if running is None or threading.current_thread() is threading.main_thread():
@@ -221,7 +221,7 @@ class AsyncStep(_BaseStep[P, R]):
         """Run the step on the engine's loop and wait for it: for sync workflows."""
         scope = self._scope()
         if scope is None:
-            import asyncio  # noqa: PLC0415 - late, so that importing relight stays fast
+            import asyncio
 
             result: R = asyncio.run(self._spec.function(*self._args(args), **kwargs))
             return result
@@ -236,7 +236,7 @@ async def _await(awaitable: Awaitable[R]) -> R:
 
 
 async def _in_thread(call: Callable[[], R]) -> R:
-    import asyncio  # noqa: PLC0415 - late, so that importing relight stays fast
+    import asyncio
 
     return await asyncio.to_thread(call)
 

@@ -9,7 +9,10 @@ from typing import Protocol
 class Named(Protocol):
     """A running engine."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        ...
 
 
 _running: weakref.WeakSet[Named] = weakref.WeakSet()

@@ -300,7 +300,7 @@ class _Start:
     ) -> Child[R]: ...
     @overload
     def __call__(self, wf: Callable[[*Ts], R], /, *args: *Ts, detached: bool = False) -> Child[R]: ...
-    def __call__(self, what: Any, /, *args: Any, detached: bool = False) -> Any:
+    def __call__(self, what: Any, /, *args: Any, detached: bool = False) -> Any:  # type: ignore[misc]
         scope, calls, flow = self._flow(what, args, detached)
         refuse_on_loop(scope, "start()", "await start.aio(…)")
         return self._children(what, calls, scope.run.drive(flow))
@@ -315,7 +315,7 @@ class _Start:
     ) -> Child[R]: ...
     @overload
     async def aio(self, wf: Callable[[*Ts], R], /, *args: *Ts, detached: bool = False) -> Child[R]: ...
-    async def aio(self, what: Any, /, *args: Any, detached: bool = False) -> Any:
+    async def aio(self, what: Any, /, *args: Any, detached: bool = False) -> Any:  # type: ignore[misc]
         """Start, in async code."""
         scope, calls, flow = self._flow(what, args, detached)
         return self._children(what, calls, await scope.run.drive_async(flow))
@@ -429,7 +429,7 @@ class _Parallel:
     ) -> list[R]: ...
     async def aio(self, fn: Any, items: Any, *, limit: int | None = None, key: Any = None) -> Any:
         """Call for each item, in async code."""
-        import asyncio  # noqa: PLC0415 - late, so that importing relight stays fast
+        import asyncio
 
         scope = in_body("parallel")
         gate = asyncio.Semaphore(self._limit(scope, limit))

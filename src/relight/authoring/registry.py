@@ -19,6 +19,7 @@ from relight.authoring.definitions import (
     Call,
     Step,
     SubmitOptions,
+    WorkflowSpec,
     _BaseStep,
     _BaseWorkflow,
     check_max_stalls,
@@ -36,6 +37,8 @@ from relight.ids import JobId
 from relight.signature import Signature
 
 MAX_KEY = 500
+
+_NOTHING_SAID = WorkflowSpec(kind="", function=lambda: None, code_ref="", is_async=False)
 
 
 class Registry:
@@ -134,7 +137,7 @@ def make_submit(
     inputs: str,
     options: SubmitOptions,
     *,
-    defaults: Any,
+    defaults: WorkflowSpec | None,
     job_id: str,
     trace_id: str,
     who: Who,
@@ -142,14 +145,10 @@ def make_submit(
     parent: tuple[str, str, bool] | None = None,
 ) -> SubmitJob:
     """Return a submit with its options checked. ``defaults`` is a ``WorkflowSpec`` or None."""
-    priority = options.priority if options.priority is not None else getattr(defaults, "priority", 0)
-    on_stall = options.on_stall or getattr(defaults, "on_stall", "resume")
-    max_stalls = options.max_stalls if options.max_stalls is not None else getattr(defaults, "max_stalls", 3)
-    deadline = (
-        options.deadline_seconds
-        if options.deadline_seconds is not None
-        else getattr(defaults, "deadline_seconds", None)
-    )
+    said = defaults or _NOTHING_SAID
+    priority = options.priority if options.priority is not None else said.priority
+    max_stalls = options.max_stalls if options.max_stalls is not None else said.max_stalls
+    deadline = options.deadline_seconds if options.deadline_seconds is not None else said.deadline_seconds
     more: dict[str, Any] = {}
     if parent is not None:
         more = {"parent_job_id": parent[0], "parent_step_key": parent[1], "detached": parent[2]}
@@ -157,14 +156,14 @@ def make_submit(
         job_id=JobId(job_id),
         trace_id=trace_id,
         kind=kind,
-        version=getattr(defaults, "version", None),
+        version=said.version,
         inputs=inputs,
         inputs_hash=digest(inputs),
         who=who,
-        queue=queue_name(options.queue) or getattr(defaults, "queue", "default"),
+        queue=queue_name(options.queue) or said.queue,
         priority=check_priority(priority),
         ready_at=ready_at(options, now_ms),
-        on_stall=check_on_stall(on_stall),
+        on_stall=check_on_stall(options.on_stall or said.on_stall),
         max_stalls=check_max_stalls(max_stalls),
         deadline_at=None if deadline is None else now_ms + _seconds("deadline_seconds", deadline),
         idempotency_key=check_text(options.idempotency_key, "idempotency_key"),

@@ -16,11 +16,13 @@ def refuse_on_any_loop(what: str, instead: str) -> None:
     asyncio = sys.modules.get("asyncio")
     if asyncio is None or asyncio._get_running_loop() is None or "IPython" in sys.modules:
         return
-    raise BlockingCall(f"{what} waits for the disk (and may wait for the gate), which would block this event loop. {instead}")
+    raise BlockingCall(
+        f"{what} waits for the disk (and may wait for the gate), which would block this event loop. {instead}"
+    )
 
 
 async def in_thread(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Run a blocking call in a thread, awaited."""
-    import asyncio  # noqa: PLC0415 - late, so that importing relight stays fast
+    import asyncio
 
     return await asyncio.to_thread(call, *args, **kwargs)

@@ -171,7 +171,7 @@ class Client(_Opened):
         max_stalls: int | None = None,
         deadline_seconds: float | None = None,
     ) -> Job[R]: ...
-    def submit(self, wf: Any, /, *args: Any, **options: Any) -> Job[Any]:
+    def submit(self, wf: Any, /, *args: Any, **options: Any) -> Job[Any]:  # type: ignore[misc]
         """Submit a job: when this returns, it is on disk.
 
         The same ``idempotency_key`` with the same arguments gives the same job (``created`` is False), also after it
@@ -193,7 +193,9 @@ class Client(_Opened):
         Each call is accepted or refused for itself: when one raises, those before and after it may be stored.
         """
         refuse_on_any_loop(f"{type(self).__name__}.submit_many()", _INSTEAD)
-        done = self.core.submit_commands([self.core.submit_command(call, (), SubmitOptions()) for call in calls_of(calls)])
+        done = self.core.submit_commands(
+            [self.core.submit_command(call, (), SubmitOptions()) for call in calls_of(calls)]
+        )
         return [Job(self.core, job_id, kind, created=created) for job_id, kind, created in done]
 
     @overload
@@ -201,7 +203,7 @@ class Client(_Opened):
     @overload
     def job(self, id: str, /) -> Job[Any]: ...
     @overload
-    def job(self, *, kind: str, idempotency_key: str) -> Job[Any]: ...
+    def job(self, /, *, kind: str, idempotency_key: str) -> Job[Any]: ...
     def job(
         self, id: str | None = None, /, *, type: Any = None, kind: str | None = None, idempotency_key: str | None = None
     ) -> Job[Any]:
@@ -292,7 +294,7 @@ class AsyncClient(_Opened):
         max_stalls: int | None = None,
         deadline_seconds: float | None = None,
     ) -> AsyncJob[R]: ...
-    async def submit(self, wf: Any, /, *args: Any, **options: Any) -> AsyncJob[Any]:
+    async def submit(self, wf: Any, /, *args: Any, **options: Any) -> AsyncJob[Any]:  # type: ignore[misc]
         """Submit a job: when this returns, it is on disk. See ``Client.submit``."""
         job_id, kind, created = await in_thread(self.core.submit, wf, args, _options(options))
         return AsyncJob(self.core, job_id, kind, created=created)
@@ -309,7 +311,7 @@ class AsyncClient(_Opened):
     @overload
     def job(self, id: str, /) -> AsyncJob[Any]: ...
     @overload
-    def job(self, *, kind: str, idempotency_key: str) -> AsyncJob[Any]: ...
+    def job(self, /, *, kind: str, idempotency_key: str) -> AsyncJob[Any]: ...
     def job(
         self, id: str | None = None, /, *, type: Any = None, kind: str | None = None, idempotency_key: str | None = None
     ) -> AsyncJob[Any]:

@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 
-from relight import version
 from relight.authoring.definitions import Call, SubmitOptions
 from relight.authoring.registry import Registry, as_call, check_text, make_submit
 from relight.client.ends import Ends
@@ -69,6 +68,7 @@ PATIENCE_SECONDS = 5.0
 """How long a client's write waits for a store that refuses."""
 TRIES = 8
 """How often an act is decided anew when its job keeps moving."""
+from relight.version import VERSION
 
 
 def default_actor() -> str:
@@ -83,7 +83,14 @@ class Core:
     """See the module. ``journal`` is given by an engine; a client's own is made by ``open_journal``."""
 
     def __init__(
-        self, store: Store, registry: Registry, clock: Clock, ids: Ids, *, actor: str | None, require_recovered: bool = False
+        self,
+        store: Store,
+        registry: Registry,
+        clock: Clock,
+        ids: Ids,
+        *,
+        actor: str | None,
+        require_recovered: bool = False,
     ) -> None:
         self.store = store
         self.registry = registry
@@ -120,7 +127,20 @@ class Core:
         with self.store.reading() as reads:
             heads = tuple(reads.unnamed_heads())
         row = OpenWriter(
-            client_id, Role.CLIENT, self.actor, GateState.OPEN, "", "", "", os.getpid(), version.VERSION, 0, 0, now_ms, "[]", None
+            client_id,
+            Role.CLIENT,
+            self.actor,
+            GateState.OPEN,
+            "",
+            "",
+            "",
+            os.getpid(),
+            VERSION,
+            0,
+            0,
+            now_ms,
+            "[]",
+            None,
         )
         return OpenWriterNow(row=row, heads=heads, who=Who(Actor.SYSTEM, client_id))
 
@@ -176,7 +196,9 @@ class Core:
                 f'submit("{kind}", …): this client does not know its parameters. Give one mapping of parameter names to JSON '
                 "values, or Client(workflows=[…])"
             )
-        inputs = self.registry.codecs.for_type(Any, what="arguments").encode(dict(args[0]) if args else {}, what="arguments")
+        inputs = self.registry.codecs.for_type(Any, what="arguments").encode(
+            dict(args[0]) if args else {}, what="arguments"
+        )
         return self._stowed(make_submit(kind, inputs.decode(), options, defaults=None, **new))
 
     def _must_be_known(self, kind: str) -> None:
@@ -188,7 +210,7 @@ class Core:
     def _stowed(self, command: SubmitJob) -> SubmitJob:
         if len(command.inputs) <= INLINE_CHARS:
             return command
-        import hashlib  # noqa: PLC0415 - rarely needed
+        import hashlib
 
         name = hashlib.sha256(command.inputs.encode()).hexdigest()
         self.store.put_blob(name, command.inputs, self.clock.now_ms())
@@ -227,7 +249,8 @@ class Core:
                     job_id=owner.job_id,
                 )
             self.journal.put(
-                NoteDuplicate(job=ref_of(owner), idempotency_key=command.idempotency_key or "", who=command.who), lazy=True
+                NoteDuplicate(job=ref_of(owner), idempotency_key=command.idempotency_key or "", who=command.who),
+                lazy=True,
             )
             return owner.job_id, owner.kind, False
         if error is not None:
@@ -331,7 +354,7 @@ class Core:
             self._until_changed(token, seen)
 
     def _until_changed(self, token: Callable[[], int], seen: int) -> None:
-        import threading  # noqa: PLC0415 - only followers wait here
+        import threading
 
         condition = threading.Condition()
         waited = 0
@@ -448,7 +471,14 @@ class Core:
         return [s.step_key for s in failed if s.error and msgspec.json.decode(s.error).get("type") == declared]
 
     def answer(
-        self, job_id: str, choice: str, *, decision_id: str | None, note: str | None, by: str | None, value: str | None = None
+        self,
+        job_id: str,
+        choice: str,
+        *,
+        decision_id: str | None,
+        note: str | None,
+        by: str | None,
+        value: str | None = None,
     ) -> None:
         """Answer a job's open question. Raises ``Conflict`` when there is none, ``InvalidArgument`` for no such choice."""
         check_text(note, "note", 4000)
@@ -458,7 +488,10 @@ class Core:
         if choice not in options:
             raise InvalidArgument(f'"{choice}" is not one of the choices: {", ".join(options)}', job_id=job_id)
         if row.expires_at is not None and row.expires_at <= self.clock.now_ms():
-            raise Conflict(f"the question {row.question!r} expired at {to_datetime(row.expires_at):%Y-%m-%d %H:%M} UTC", job_id=job_id)
+            raise Conflict(
+                f"the question {row.question!r} expired at {to_datetime(row.expires_at):%Y-%m-%d %H:%M} UTC",
+                job_id=job_id,
+            )
         command = GiveDecision(
             job=ref_of(job),
             decision_id=row.decision_id,
@@ -473,16 +506,22 @@ class Core:
         except Fenced:
             raise
         except Conflict:
-            raise Conflict(f"the question {row.question!r} was answered or withdrawn in the same moment", job_id=job_id) from None
+            raise Conflict(
+                f"the question {row.question!r} was answered or withdrawn in the same moment", job_id=job_id
+            ) from None
 
     def _open_question(self, job: JobRecord, decision_id: str | None) -> DecisionRecord:
         self._refuse_ended(job, "take an answer")
-        opened = [row for row in self._decisions(job.job_id) if row.state == "open" and decision_id in (None, row.decision_id)]
+        opened = [
+            row for row in self._decisions(job.job_id) if row.state == "open" and decision_id in (None, row.decision_id)
+        ]
         if not opened:
             raise Conflict(f"{job.kind} {short(job.job_id)} has no open question", job_id=job.job_id)
         if len(opened) > 1:
             listed = "; ".join(f"{row.decision_id}: {row.question}" for row in opened)
-            raise InvalidArgument(f"{short(job.job_id)} has {len(opened)} open questions; name one by decision_id: {listed}")
+            raise InvalidArgument(
+                f"{short(job.job_id)} has {len(opened)} open questions; name one by decision_id: {listed}"
+            )
         return opened[0]
 
     def settle(self, job_id: str, step_key: str, *, verdict: str, value: str | None, by: str | None) -> None:
@@ -501,7 +540,9 @@ class Core:
         with self.store.reading() as reads:
             step = next((s for s in reads.steps(job_id) if s.step_key == step_key), None)
         if step is None or step.state is not StepState.IN_DOUBT:
-            raise Conflict(f"{step_key} of {job.kind} {short(job_id)} is not in doubt. relight why {short(job_id)} lists what is")
+            raise Conflict(
+                f"{step_key} of {job.kind} {short(job_id)} is not in doubt. relight why {short(job_id)} lists what is"
+            )
         command = SettleDoubt(
             job=ref_of(job), step_key=StepKey(step_key), verdict=verdict, value=value, who=self.who(by)
         )
@@ -559,4 +600,3 @@ def calls_of(calls: Iterable[Call[Any]]) -> list[Call[Any]]:
         if not isinstance(call, Call):
             raise InvalidArgument(f"submit_many takes workflow.bind(…) values, not {call!r}")
     return found
-

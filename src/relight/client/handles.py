@@ -18,7 +18,9 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 def _timeout(seconds: float | None) -> float | None:
-    if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < 1e9):
+    if seconds is not None and (
+        isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < 1e9
+    ):
         raise InvalidArgument(f"timeout_seconds={seconds!r}: a number of seconds, 0 or more, or None")
     return seconds
 
@@ -41,7 +43,9 @@ class _Handle(Generic[R_co]):
 
     def _read_result(self, job: JobRecord) -> R_co:
         if job.state not in FINAL_STATES:
-            raise StorageUnavailable(f"{self._core.store.place} was closed while {short(self.id)} was waited for", job_id=self.id)
+            raise StorageUnavailable(
+                f"{self._core.store.place} was closed while {short(self.id)} was waited for", job_id=self.id
+            )
         if job.outputs is None:
             raise job_error(self.id, job.kind, job.state, job.error)
         text = job.outputs
@@ -61,7 +65,9 @@ class _Handle(Generic[R_co]):
     def _timed_out(self, seconds: float | None) -> WaitTimeout:
         summary = self._core.why(self.id).summary
         return WaitTimeout(
-            f"{self._kind or 'job'} {short(self.id)} not finished after {seconds:g} s: {summary}", summary=summary, job_id=self.id
+            f"{self._kind or 'job'} {short(self.id)} not finished after {seconds:g} s: {summary}",
+            summary=summary,
+            job_id=self.id,
         )
 
 
@@ -146,7 +152,7 @@ class AsyncJob(_Handle[R_co]):
         Raises ``JobFailed``, ``JobCancelled`` or ``JobPoisoned`` for how it ended, and ``WaitTimeout`` (quoting ``why``)
         after ``timeout_seconds``; the job goes on. Interrupting this call ends the wait, not the job.
         """
-        import asyncio  # noqa: PLC0415 - late, so that importing relight stays fast
+        import asyncio
 
         _timeout(timeout_seconds)
         loop = asyncio.get_running_loop()

@@ -70,18 +70,10 @@ TRANSITIONS: tuple[Transition, ...] = (
     ),
     *_rows(
         _S.AWAITING_VALIDATION,
-        {
-            target: (By.VALIDATOR,)
-            for target in (
-                _S.AWAITING_USER,
-                _S.QUEUED,
-                _S.COMPLETED,
-                _S.COMPLETED_WITH_ISSUES,
-                _S.FAILED,
-                _S.CANCELLED,
-                _S.POISONED,
-            )
-        },
+        dict.fromkeys(
+            (_S.AWAITING_USER, _S.QUEUED, _S.COMPLETED, _S.COMPLETED_WITH_ISSUES, _S.FAILED, _S.CANCELLED, _S.POISONED),
+            (By.VALIDATOR,),
+        ),
     ),
     *_rows(
         _S.AWAITING_USER,

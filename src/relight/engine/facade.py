@@ -253,7 +253,11 @@ class _Host(_Opened):
 def _queue_record(queue: Queue | str) -> QueueRecord:
     if isinstance(queue, str):
         queue = Queue(queue)
-    rate = None if queue.rate is None else msgspec.json.encode({"n": queue.rate.n, "per_seconds": queue.rate.per_seconds}).decode()
+    rate = (
+        None
+        if queue.rate is None
+        else msgspec.json.encode({"n": queue.rate.n, "per_seconds": queue.rate.per_seconds}).decode()
+    )
     return QueueRecord(
         queue=queue.name, slots=queue.slots, per_engine_slots=queue.per_engine_slots, priority=queue.priority, rate=rate
     )
@@ -298,7 +302,7 @@ class Engine(_Host, Client):
         """Run until SIGTERM or SIGINT, then stop. Only here (and in the CLI) signal handlers are installed."""
         over = threading.Event()
 
-        def leave(number: int, frame: FrameType | None) -> None:
+        def leave(_number: int, _frame: FrameType | None) -> None:
             over.set()
 
         before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -335,4 +339,3 @@ class AsyncEngine(_Host, AsyncClient):
     def health(self) -> Mapping[str, object]:
         """Return how this engine is. See ``Engine.health``."""
         return self._engine_health()
-

@@ -62,7 +62,7 @@ class Gate:
             if self.state is GateState.OPEN:
                 return
             failures = self._failures
-            while self.state is not GateState.OPEN:
+            while not self.is_open:
                 left = deadline - self._clock.mono_ms()
                 if self._failures > failures or (self.state is GateState.FAILED and left <= 0):
                     raise self._failed()

@@ -17,7 +17,6 @@ from typing import Any
 
 import msgspec
 
-from relight import version
 from relight.authoring.context import SCOPE, Scope
 from relight.authoring.registry import Registry
 from relight.clock import Clock
@@ -40,7 +39,15 @@ from relight.engine.procfs import Host, this_host
 from relight.engine.resources import Resources
 from relight.engine.run import End, Run
 from relight.engine.runner import Conductor
-from relight.errors import CancelRequested, Conflict, Fenced, IdempotencyMismatch, RelightError, StorageUnavailable, Suspending
+from relight.errors import (
+    CancelRequested,
+    Conflict,
+    Fenced,
+    IdempotencyMismatch,
+    RelightError,
+    StorageUnavailable,
+    Suspending,
+)
 from relight.ids import EngineId, Ids, JobId, short
 from relight.model import DecisionRecord, GateState, JobRecord, QueueRecord, Role
 from relight.settings import Settings
@@ -49,6 +56,7 @@ from relight.store.store import Store
 
 SETTLE_MS = 25
 """How long a run must have been quiet before it is put away for a wait that is known to be long."""
+from relight.version import VERSION
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,7 @@ class Incarnation:
             self.host.host_id,
             self.host.boot_id,
             os.getpid(),
-            version.VERSION,
+            VERSION,
             self.settings.lease_ms,
             now_ms + self.settings.lease_ms,
             now_ms,
@@ -147,7 +155,7 @@ class Incarnation:
             host_id=self.host.host_id,
             boot_id=self.host.boot_id,
             pid=os.getpid(),
-            version=version.VERSION,
+            version=VERSION,
             store=self.store.place,
             durability=self.settings.durability,
             heads={writer: digest for writer, _, digest in heads},
@@ -161,7 +169,8 @@ class Incarnation:
             queue.queue
             for queue in self.queues
             if queue.queue not in defined
-            or (queue.slots, queue.per_engine_slots) != (defined[queue.queue].slots, defined[queue.queue].per_engine_slots)
+            or (queue.slots, queue.per_engine_slots)
+            != (defined[queue.queue].slots, defined[queue.queue].per_engine_slots)
         ]
         return RegisterKinds(
             who=system(self.engine_id),
@@ -187,9 +196,13 @@ class Incarnation:
         if self.lock is not None:
             self.lock.journal_alive(self.clock.mono_ms())
             if self._loop is not None:
-                self._loop.call(lambda: self.lock is None or self.lock.loop_alive(self.clock.mono_ms()))
+                self._loop.call(self._loop_is_alive)
             self.lock.beat(self.clock.now_ms())
         self._renew()
+
+    def _loop_is_alive(self) -> None:
+        if self.lock is not None:
+            self.lock.loop_alive(self.clock.mono_ms())
 
     def _renew(self) -> None:
         asked = self.clock.mono_ms()
@@ -223,7 +236,9 @@ class Incarnation:
         if self._lease_is_over():
             asked = self.clock.mono_ms()
             try:
-                await self.loop.written(self.journal, RenewLease(engine_id=self.engine_id, lease_ms=self.settings.lease_ms))
+                await self.loop.written(
+                    self.journal, RenewLease(engine_id=self.engine_id, lease_ms=self.settings.lease_ms)
+                )
             except (Fenced, StorageUnavailable) as error:
                 raise Suspending(str(error)) from None
             self.renewed_at = max(self.renewed_at, asked)
@@ -332,7 +347,7 @@ class Incarnation:
             each.cancel()
         if left:
             context = contextvars.Context()
-            self.loop.spawn(lambda: self._after_tasks(run, task, left), context)
+            run.main = self.loop.spawn(lambda: self._after_tasks(run, task, left), context)
         else:
             self._record_async(run, task)
 
@@ -396,7 +411,7 @@ class Incarnation:
 
     def stow(self, text: str) -> str:
         """Keep a large text by its content, durable before what refers to it; return the reference."""
-        import hashlib  # noqa: PLC0415 - rarely needed
+        import hashlib
 
         name = hashlib.sha256(text.encode()).hexdigest()
         self.store.put_blob(name, text, self.clock.now_ms())
@@ -508,4 +523,3 @@ class Incarnation:
             lock.release()
             if not fenced:
                 remove(lock_path(self.state_dir, self.engine_id))
-

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    def call_at(
+    def call_at(  # type: ignore[override] # mypy asks for a TypeVarTuple that adds nothing here
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> Any:
         scope = SCOPE.get()
@@ -80,6 +80,15 @@ class EngineLoop:
     def future(self) -> asyncio.Future[Any]:
         """Return a new future of this loop."""
         return self._loop.create_future()
+
+    def settle(self, arrival: asyncio.Future[Any], value: object) -> None:
+        """Give a future of this loop its result, from any thread; one that is done stays as it is."""
+
+        def give() -> None:
+            if not arrival.done():
+                arrival.set_result(value)
+
+        self.call(give)
 
     def spawn(self, make: Callable[[], Any], context: contextvars.Context) -> asyncio.Task[Any]:
         """Start a task that is no branch of anything, on the loop's own thread."""

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import msgspec
 
 from relight.core import events as ev
+from relight.core.changes import Who
 from relight.core.commands import Command
 from relight.core.commands.jobs import FinishRun, PutJobAway
-from relight.core.changes import Who
 from relight.core.failure import Failure, failure_of
 from relight.core.flow import INLINE_CHARS, digest
 from relight.core.redact import redact
@@ -53,7 +53,7 @@ def command_for(run: Run, engine: Ended, value: Any, error: BaseException | None
             return _failed(run, engine, failure_of(refused), now_ms)
         return _completed(run, engine, text, tuple(removed), now_ms)
     if run.end is not None:
-        return _ended_as_asked(run, engine, run.end, error, now_ms)
+        return _ended_as_asked(run, engine, run.end, now_ms)
     return _failed(run, engine, failure_of(error), now_ms)
 
 
@@ -84,14 +84,18 @@ def _failed(run: Run, engine: Ended, failure: Failure, now_ms: int) -> Command:
     )
 
 
-def _ended_as_asked(run: Run, engine: Ended, end: End, error: BaseException, now_ms: int) -> Command:
+def _ended_as_asked(run: Run, engine: Ended, end: End, now_ms: int) -> Command:
     base = _base(run, engine, now_ms)
     if end.code == "cancel":
         return FinishRun(state=JobState.CANCELLED, reason="cancelled", by=end.by, by_reason=end.reason, **base)
     if end.code == "deadline":
         failure = Failure(type="deadline_exceeded", code="deadline_exceeded", message="the job's deadline passed")
         return FinishRun(
-            state=JobState.FAILED, reason="deadline_exceeded", failure=failure, who=Who(Actor.SYSTEM, engine.engine_id), **base
+            state=JobState.FAILED,
+            reason="deadline_exceeded",
+            failure=failure,
+            who=Who(Actor.SYSTEM, engine.engine_id),
+            **base,
         )
     failure = Failure(type="operator", code="operator", message=end.reason or f"failed by {end.by}")
     who = Who(Actor.HUMAN, end.by or "unknown")

@@ -283,12 +283,6 @@ class Recovery:
                 raise error
 
 
-def owed(store: Store, me: EngineId) -> bool:
-    """Tell whether anything is still running under an engine held dead or silent."""
-    with store.reading() as reads:
-        return reads.count_running_of_dead() > 0
-
-
 def describe(error: BaseException) -> str:
     """Return a failure's code and text, for the gate's reason."""
     code = error.code if isinstance(error, RelightError) else type(error).__name__

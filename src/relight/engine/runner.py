@@ -7,6 +7,7 @@ places, ``_invoke_here`` and ``_invoke_async``.
 from __future__ import annotations
 
 import contextvars
+import functools
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,8 +22,9 @@ from relight.core import events as ev
 from relight.core import flow as f
 from relight.core import waits
 from relight.core.changes import Who
-from relight.core.commands.steps import AbandonStep, NoteOverdue, ReportProgress
+from relight.core.commands import JobRef
 from relight.core.commands.steering import RequestEnd
+from relight.core.commands.steps import AbandonStep, NoteOverdue, ReportProgress
 from relight.core.flow import Flow, Raised, Returned, StepCall, StepSpec
 from relight.core.keys import Branch, explicit_key
 from relight.engine.board import LEAVE, Waiter
@@ -135,7 +137,7 @@ class Conductor:
         with self.engine.store.reading() as reads:
             child = reads.job(job_id)
         if child is not None and child.completed_at is None:
-            ref = f.JobRef(child.job_id, child.trace_id, child.kind, child.run_id)
+            ref = JobRef(child.job_id, child.trace_id, child.kind, child.run_id)
             self.engine.journal.put(
                 RequestEnd(job=ref, code="cancel", reason=reason, who=Who(Actor.AGENT, self.ref.kind))
             )
@@ -176,7 +178,7 @@ class Conductor:
                 try:
                     match request:
                         case f.Persist(command, lazy):
-                            value = await self._persist_async(command, lazy)
+                            await self._persist_async(command, lazy)
                         case f.Invoke():
                             value = await self._invoke_async(request)
                         case f.Park():
@@ -204,7 +206,7 @@ class Conductor:
             case f.NewId():
                 return engine.ids.uuid7(engine.clock.now_ms())
             case f.Enter():
-                self.run.check_enter(in_cleanup=_in_cleanup(), mono_ms=engine.clock.mono_ms())
+                return self.run.check_enter(in_cleanup=_in_cleanup(), mono_ms=engine.clock.mono_ms())
             case f.Mismatch():
                 self._mismatch(request)
                 raise Suspending(request.detail)
@@ -357,7 +359,7 @@ class Conductor:
             SCOPE.reset(token)
 
     async def _call_async(self, request: f.Invoke, function: Callable[..., Any]) -> Returned | Raised:
-        import asyncio  # noqa: PLC0415 - late, so that importing relight stays fast
+        import asyncio
 
         call, step = request.call, request.step
         await self.engine.may_begin_step_async()
@@ -430,7 +432,7 @@ class Conductor:
     async def _park_async(self, request: f.Park) -> str:
         loop = self.engine.loop
         arrival = loop.future()
-        waiter = self._waiter(request, lambda outcome: loop.call(lambda: arrival.done() or arrival.set_result(outcome)))
+        waiter = self._waiter(request, lambda outcome: loop.settle(arrival, outcome))
         if isinstance(waiter, str):
             return waiter
         try:
@@ -506,7 +508,7 @@ class _Arms:
             with run.lock:
                 run.busy += 1
             context = contextvars.copy_context()
-            if not engine.arms.try_start(lambda c=context, done=latch: c.run(self._helper, done)):
+            if not engine.arms.try_start(functools.partial(context.run, self._helper, latch)):
                 with run.lock:
                     run.busy -= 1
                 break

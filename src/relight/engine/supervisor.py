@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 import msgspec
 
+from relight.core import events as ev
 from relight.core.commands.engines import FailGate, OpenGate, Tell, WakeDueJobs
 from relight.core.commands.jobs import ClaimJob, fresh_run
 from relight.core.commands.steering import QuestionTimedOut, decide_end, ref_of, system
-from relight.core import events as ev
 from relight.engine.claimer import Candidate, Room, find_candidates
 from relight.engine.incarnation import Incarnation
 from relight.engine.liveness import Judge
@@ -32,7 +32,9 @@ OWN_ECHO_MS = 20
 """Beside our own commits, foreign ones are looked for at most this often."""
 RETRY_MS = (100, 250, 500, 1000, 2000, 5000)
 
-CLAIM_NEWS = frozenset({"new_jobs", "put_away", "wake_jobs", "move_jobs", "cancel_jobs", "end_jobs", "wake_due", "put_queues"})
+CLAIM_NEWS = frozenset(
+    {"new_jobs", "put_away", "wake_jobs", "move_jobs", "cancel_jobs", "end_jobs", "wake_due", "put_queues"}
+)
 WAIT_NEWS = frozenset({"new_signals", "close_decisions", "end_jobs", "move_jobs", "cancel_jobs", "end_runs"})
 TIMER_NEWS = frozenset({"new_jobs", "put_away"})
 
@@ -57,7 +59,9 @@ class Supervisor:
 
     def start(self) -> None:
         """Run in a thread."""
-        self._thread = threading.Thread(target=self._run, name=f"relight-supervisor-{self._engine.engine_id[-6:]}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name=f"relight-supervisor-{self._engine.engine_id[-6:]}", daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> None:
@@ -92,7 +96,10 @@ class Supervisor:
         while not self._stopping:
             try:
                 self.tick()
-            except (RelightError, msgspec.ValidationError):  # boundary: a service tick; the store says more through health
+            except (
+                RelightError,
+                msgspec.ValidationError,
+            ):  # boundary: a service tick; the store says more through health
                 self._sleep(RETRY_MS[1])
                 continue
             next_at = engine.board.next_at()
@@ -281,7 +288,9 @@ class Watch:
 
     def start(self) -> None:
         """Run in a thread."""
-        self._thread = threading.Thread(target=self._run, name=f"relight-watch-{self._engine.engine_id[-6:]}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name=f"relight-watch-{self._engine.engine_id[-6:]}", daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> None:
@@ -310,7 +319,9 @@ class Watch:
                 self._failures = 0
             except Fenced:
                 return
-            except Exception as error:  # boundary: a service tick; recovery tries again by itself, and says why it failed
+            except (
+                Exception
+            ) as error:  # boundary: a service tick; recovery tries again by itself, and says why it failed
                 wait_ms = RETRY_MS[min(self._failures, len(RETRY_MS) - 1)]
                 self._failures += 1
                 self._tell_failure(error, wait_ms)
@@ -362,7 +373,10 @@ class Watch:
         engine.gate.fail(detail)
         tally = self._recovery.progress
         failed = ev.RecoveryFailed(
-            recovery_id="" if tally is None else tally.recovery_id, code=code, detail=detail[:300], retry_in_ms=retry_in_ms
+            recovery_id="" if tally is None else tally.recovery_id,
+            code=code,
+            detail=detail[:300],
+            retry_in_ms=retry_in_ms,
         )
         try:
             engine.journal.put(Tell(payload=failed, who=system(engine.engine_id)))

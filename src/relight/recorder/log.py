@@ -173,6 +173,14 @@ class LogWalk:
         assert isinstance(payload, ev.RowQuarantined)
         self.quarantined.add(payload.row_id)
 
+    def note_quarantine(self, read: ReadEvent) -> None:
+        """Take one event of those that came after the walk: only which row it sets aside."""
+        try:
+            payload = ev.parse(read.event.type, read.event.payload)
+        except InvalidEvent:
+            return
+        self._row_quarantined(read.event, payload)
+
     def _row_released(self, event: EventRecord, payload: ev.EventPayload) -> None:
         assert isinstance(payload, ev.RowReleased)
         self.quarantined.discard(payload.row_id)

@@ -48,6 +48,8 @@ _REQUESTS: Final = frozenset({"job_cancel_requested", "job_deadline_exceeded"})
 _READ: Final = frozenset(
     {
         "job_accepted",
+        "job_completed",
+        "job_completed_with_issues",
         "job_resumed",
         "run_started",
         "workflow_recovery",
@@ -92,6 +94,7 @@ class JobStory:
     quarantined: bool = False
     released: bool = False
     terminal: int = 0
+    outputs_hash: str | None = None
     current: str | None = None
     runs: dict[str, RunStory] = field(default_factory=dict)
     steps: dict[str, StepStory] = field(default_factory=dict)
@@ -148,6 +151,8 @@ class JobStory:
                 self.quarantined, self.released = False, True
         if event.type in TERMINAL_EVENTS:
             self.terminal += 1
+        if isinstance(payload, ev.JobCompleted | ev.JobCompletedWithIssues):
+            self.outputs_hash = payload.outputs_hash
 
     # runs
 

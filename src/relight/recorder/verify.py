@@ -26,7 +26,7 @@ import msgspec
 
 from relight.core import events as ev
 from relight.errors import StorageCorrupt
-from relight.model import EngineState, GateState
+from relight.model import EngineState, GateState, Role
 from relight.recorder.chains import NAMING, ChainWalk, check_ends
 from relight.recorder.invariants import TOLD_AT_MOST, Findings, Report
 from relight.recorder.log import LogWalk
@@ -158,7 +158,7 @@ class _Audit:
                 return
             check_ends(page, self._found)
             for writer in page:
-                if writer.gate == GateState.OPEN:
+                if writer.role == Role.ENGINE and writer.gate == GateState.OPEN:
                     if writer.state == EngineState.LIVE:
                         self._open_since = max(self._open_since, writer.gate_opened_at or 0)
                     if writer.engine_id not in log.gates and not self._opened_gate(writer.engine_id):
@@ -202,7 +202,7 @@ class _Audit:
     # job by job
 
     def _walk_jobs(self, log: LogWalk, totals: Totals) -> None:
-        around = Around(log.last_gate_seq, self._open_since, frozenset(log.forked))
+        around = Around(log.last_gate_seq, self._open_since, log.forked, log.quarantined)
         after = ""
         done = 0
         while after != BEHIND_ALL:
@@ -210,10 +210,20 @@ class _Audit:
                 audits = reads.audits()
                 jobs = audits.jobs(after, JOBS_PAGE)
                 upto = jobs[-1].job_id if len(jobs) == JOBS_PAGE else BEHIND_ALL
+                if any(job.quarantined and job.job_id not in log.quarantined for job in jobs):
+                    self._read_on(log, audits, totals)
                 self._check_page(jobs, audits, after, upto, around)
             after = upto
             done += len(jobs)
             self._progress("jobs", done, max(totals.jobs, done))
+
+    def _read_on(self, log: LogWalk, audits: Audits, totals: Totals) -> None:
+        """Learn which rows were set aside since the log was walked."""
+        newer = paged(
+            lambda seq: audits.events(seq, PAGE, "row_quarantined"), lambda read: read.event.seq, totals.last_seq
+        )
+        for read in newer:
+            log.note_quarantine(read)
 
     def _check_page(self, jobs: Sequence[AuditedJob], audits: Audits, after: str, upto: str, around: Around) -> None:
         runs = SideBySide(

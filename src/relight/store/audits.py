@@ -55,7 +55,7 @@ class AuditedWriter(msgspec.Struct, frozen=True, array_like=True):
 
 
 class AuditedJob(msgspec.Struct, frozen=True, array_like=True):
-    """A job, with what bears on it from other rows. ``inputs`` is None when they are long."""
+    """A job, with what bears on it from other rows. ``inputs`` and ``outputs`` are None when they are long."""
 
     job_id: JobId
     kind: str
@@ -69,6 +69,7 @@ class AuditedJob(msgspec.Struct, frozen=True, array_like=True):
     inputs_hash: str
     inputs: str | None
     has_outputs: bool
+    outputs: str | None
     trace_id: str
     parent_job_id: JobId | None
     detached: bool
@@ -192,9 +193,10 @@ class Audits:
         job_id, seq = after
         return self._events("audit_events", job_id=job_id, seq=seq, upto=upto, limit=limit)
 
-    def events(self, after: int, limit: int) -> list[ReadEvent]:
-        """Return the log after a sequence number, in commit order."""
-        return self._events("events", after=after, limit=limit, types=None, trace_id=None, actor=None)
+    def events(self, after: int, limit: int, *types: str) -> list[ReadEvent]:
+        """Return the log after a sequence number, in commit order; only some kinds when any is named."""
+        kinds = msgspec.json.encode(types).decode() if types else None
+        return self._events("events", after=after, limit=limit, types=kinds, trace_id=None, actor=None)
 
     def events_of_writer(self, writer_id: str, after: int, limit: int) -> list[ReadEvent]:
         """Return a writer's events after a place in its chain."""

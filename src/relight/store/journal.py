@@ -41,7 +41,7 @@ import msgspec
 
 from relight.clock import Clock
 from relight.core.chain import Head, link
-from relight.core.changes import OpenWriter, Row
+from relight.core.changes import OpenWriter
 from relight.core.commands import Command
 from relight.core.events import Draft
 from relight.errors import Fenced, Overloaded, RelightError, StorageCorrupt, StorageUnavailable
@@ -405,7 +405,9 @@ class Journal:
             try:
                 if self.pump():
                     continue
-            except Exception as error:  # boundary: fail-stop; a journal that cannot go on must not leave callers waiting
+            except (
+                Exception
+            ) as error:  # boundary: fail-stop; a journal that cannot go on must not leave callers waiting
                 self._fence(Fenced(f"the journal stopped: {type(error).__name__}: {error}"), [])
                 raise
             with self._ready:
@@ -449,6 +451,7 @@ class Latch:
             self._lock.acquire()
 
     def __call__(self, tickets: list[Ticket]) -> None:
+        """Count tickets as done: a latch is a waker."""
         self.skip(len(tickets))
 
     def skip(self, count: int = 1) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from relight.errors import ConfigError
-from relight.store.store import Durability, Probe, Store
+from relight.model import Durability
+from relight.store.store import Probe, Store
 
 
 def store_at(address: str, *, durability: Durability = "power", probe: Probe | None = None) -> Store:
@@ -15,12 +16,12 @@ def store_at(address: str, *, durability: Durability = "power", probe: Probe | N
     path = address
     if address.startswith("sqlite://"):
         path = address.removeprefix("sqlite://")
-        path = path[1:] if path.startswith("/") else path
+        path = path.removeprefix("/")
     elif "://" in address:
         scheme = address.partition("://")[0]
         raise ConfigError(f"{scheme}:// is no store that Relight knows. Give a path, or sqlite:///PATH", store=address)
     if not path or "\0" in path or path == ":memory:":
         raise ConfigError(f"{address!r} names no file: jobs that are to survive need one", store=address)
-    from relight.store.sqlite import SqliteStore  # noqa: PLC0415 - only the database that is used is imported
+    from relight.store.sqlite import SqliteStore
 
     return SqliteStore(path, durability=durability, probe=probe)

@@ -341,7 +341,7 @@ class Reads:
     def blob(self, blob_hash: str) -> str | None:
         """Return a value kept by its content's hash."""
         text = self._source.fetch("blob", blob_hash=blob_hash)
-        return _decoder(list[str]).decode(text)[0] if text else None  # type: ignore[no-any-return]
+        return _decoder(list[str]).decode(text)[0] if text else None
 
     def job_facts(self, job_ids: Sequence[str], event_types: Iterable[str]) -> list[JobFacts]:
         """Return what explains several jobs, in no order, with the last events of these types as evidence."""

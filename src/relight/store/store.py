@@ -18,14 +18,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from relight.core.chain import EventRow, Head
 from relight.errors import StorageUnavailable
 from relight.ids import EngineId
 from relight.store.reads import Reads
-
-Durability = Literal["power", "process"]
 
 
 class Refused(Exception):
@@ -71,8 +69,10 @@ class Store(Protocol):
     """Where it is, as users write it."""
 
     def open(self, *, create: bool) -> None:
-        """Connect, check version and health, and migrate an empty store when ``create``. Raises ``ConfigError`` or
-        ``StorageError`` with nothing changed."""
+        """Connect, check version and health, and migrate an empty store when ``create``.
+
+        Raises ``ConfigError`` or ``StorageError`` with nothing changed.
+        """
         ...
 
     def close(self) -> None:

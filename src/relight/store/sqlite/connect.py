@@ -13,8 +13,9 @@ from pathlib import Path
 import apsw
 
 from relight.errors import ConfigError, Fenced, StorageCorrupt, StorageUnavailable, UnsafeSqlite
+from relight.model import Durability
 from relight.store.statements import read_sql
-from relight.store.store import Durability, OutcomeUnknown, Refused
+from relight.store.store import OutcomeUnknown, Refused
 
 BUSY_MS = 10_000
 """How long a write waits for another process's transaction. Such a transaction lasts milliseconds; a longer wait means

@@ -19,17 +19,18 @@ import msgspec
 
 from relight.core.changes import OPS
 from relight.errors import ConfigError, StorageCorrupt, StorageUnavailable
+from relight.model import Durability
 from relight.store.migrate import Migration, load_migrations, pending, refuse_outdated
 from relight.store.reads import Reads
 from relight.store.sqlite.connect import add_views, check_library, check_place, connect, translated
 from relight.store.statements import parse_statements, read_sql
-from relight.store.store import Batch, Capabilities, Durability, Probe
+from relight.store.store import Batch, Capabilities, Probe
 
 _PACKAGE = "relight.store.sqlite"
 _QUERIES = parse_statements(read_sql(_PACKAGE, "sql", "queries.sql"))
 _OP_NAMES = tuple(op.op for op in OPS)
 _INSERT = (
-    "INSERT INTO batch (writer_id, batch_seq, head_seq, head_hash, schema_number, "
+    "INSERT INTO batch (writer_id, batch_seq, head_seq, head_hash, schema_number, "  # noqa: S608 - our own constants
     + ", ".join((*_OP_NAMES, "events"))
     + ") VALUES ("
     + ", ".join("?" * (6 + len(_OP_NAMES)))

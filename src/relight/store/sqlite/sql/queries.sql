@@ -356,7 +356,8 @@ SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM recovery_json WHE
 SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
   SELECT json_array(
            j.job_id, j.kind, j.state, j.queue, j.claimable, j.begun, j.attempt, j.run_id, j.cancel_code, j.inputs_hash,
-           CASE WHEN length(j.inputs) <= :inline THEN j.inputs END, j.outputs IS NOT NULL, j.trace_id, j.parent_job_id,
+           CASE WHEN length(j.inputs) <= :inline THEN j.inputs END, j.outputs IS NOT NULL,
+           CASE WHEN length(j.outputs) <= :inline THEN j.outputs END, j.trace_id, j.parent_job_id,
            j.detached, j.completed_at,
            EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = j.job_id AND q.released_at IS NULL),
            p.state, (SELECT max(seq) FROM events WHERE events.job_id = p.job_id)) AS row
