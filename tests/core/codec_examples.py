@@ -104,6 +104,7 @@ class Report:
 class Tree:
     name: str
     leaves: set[int] = dataclasses.field(default_factory=set)
+    tags: set[str] = dataclasses.field(default_factory=set)
     kids: list["Tree"] = dataclasses.field(default_factory=list)
     owner: "Forest | None" = None
 
@@ -166,8 +167,12 @@ class Labelled(Box[int], Generic[T]):
 @dataclasses.dataclass
 class Loose:
     items: Iterable[int]
-    names: "Names"
     more: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass
+class Aliased:
+    names: "Names"
 
 
 class Point(msgspec.Struct, frozen=True):

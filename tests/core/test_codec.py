@@ -11,12 +11,14 @@ import typing
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.core.codec_examples import (
     REGISTRY,
     WHAT,
+    Aliased,
     Answer,
     Box,
     Counted,
@@ -72,7 +74,7 @@ def test_a_plain_json_value_needs_no_annotation(value: Any) -> None:
 
 EXAMPLES: list[tuple[Any, Any]] = [
     (Report, Report([Row(1.5), Row()], {datetime.date(2026, 1, 1): Answer("x")}, {"b", "a"})),
-    (Tree, Tree("a", {2, 1}, [Tree("b", owner=Forest(["x", Tree("c")]))])),
+    (Tree, Tree("a", {2, 1}, kids=[Tree("b", owner=Forest(["x", Tree("c")]))])),
     (Forest, Forest([Tree("a", kids=[Tree("b")]), "just a name"])),
     (Private, Private(1, "two", [Path("a"), "b"])),
     (Message, {"role": "user", "content": [{"kind": "text"}, {"kind": "image", "path": Path("a.png")}]}),
@@ -80,7 +82,9 @@ EXAMPLES: list[tuple[Any, Any]] = [
     (Message | Part | None, {"role": "user", "content": "hi"}),
     (Nested, [Path("a"), [Path("b"), []]]),
     (Knot, ((), None, ((),))),
-    (Loose, Loose([1], ["a"], {"b": 1})),
+    (Loose, Loose([1], {"b": 1})),
+    (Box[Path | str], Box("a", [Box(Path("b"), [Box("c")])])),
+    (Aliased, Aliased(["a"])),
     (Labelled[Path | str], Labelled(1, [Box(2)], Path("a"))),
     (Dated, [datetime.date(2026, 1, 1), [[datetime.date(2026, 1, 2)]]]),
     (list[Json], [{"a": [1, None, "x", True, 1.5]}]),
@@ -156,6 +160,13 @@ def test_the_hash_of_a_dict_does_not_depend_on_the_order_it_was_filled_in(value:
 def test_a_hash_is_sixteen_characters_of_sha256_and_tells_values_apart() -> None:
     assert canonical_hash(b'"a"') == "ac8d8342bbb2362d"
     assert len({canonical_hash(d) for d in (b"1", b"1.0", b'"1"', b"[1]", b'{"a":1}', b'{"a":2}', b'"{"')}) == 7
+
+
+def test_sets_are_sorted_at_every_depth_of_a_class_that_contains_itself() -> None:
+    names = {f"n{i}" for i in range(50)}
+    tree = Tree("a", kids=[Tree("b", kids=[Tree("c", tags=names)])])
+    written = msgspec.json.decode(codec(Tree).encode(tree, what=WHAT))
+    assert written["kids"][0]["kids"][0]["tags"] == sorted(names)
 
 
 def test_bytes_and_hashes_do_not_depend_on_the_hash_seed() -> None:

@@ -70,7 +70,7 @@ class Writer:
         with self.world.store.reading() as reads:
             heads = tuple(reads.unnamed_heads())
         row = OpenWriter(
-            self.id, self.role, self.name, "closed", "n", "host", "boot", 1, "0", 30_000, now + 30_000, now, "[]", None
+            self.id, self.role, self.name, "closed" if self.role == "engine" else "open", "n", "host", "boot", 1, "0", 30_000, now + 30_000, now, "[]", None
         )
         started = None
         if self.role == "engine":
@@ -234,11 +234,11 @@ class Engine(Writer):
     def open_gate(self) -> None:
         self.do(ce.OpenGate(engine_id=self.id, recovery_id=self.recovery_id, closed_ms=1))
 
-    def quarantine(self, job: JobRef) -> None:
+    def quarantine(self, job: JobRef, *, readable: bool = True) -> None:
         self.do(
             ce.QuarantineRow(
                 job_id=job.job_id,
-                trace_id=job.trace_id,
+                trace_id=job.trace_id if readable else None,
                 table_name="jobs",
                 code="unreadable",
                 detail="a test",

@@ -1,6 +1,6 @@
 """One edit of a healthy store each, and the invariant that an audit must then name.
 
-Names like ``:plain`` are the jobs of ``stories.py``, ``:first`` to ``:fourth`` its engines.
+Names like ``:plain`` are the jobs of ``stories.py``, ``:first`` to ``:fifth`` its engines.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ SABOTEURS: list[tuple[str, str]] = [
     ("I-2", "UPDATE jobs SET queue = 'other' WHERE job_id = :queued"),
     ("I-2", "UPDATE jobs SET kind = 'other' WHERE job_id = :plain"),
     ("I-2", """UPDATE jobs SET inputs = '{"n":2}' WHERE job_id = :plain"""),
+    ("I-2", "UPDATE jobs SET outputs = '2' WHERE job_id = :plain"),
     ("I-2", "UPDATE jobs SET inputs_hash = '0' WHERE job_id = :plain"),
     ("I-2", "UPDATE jobs SET parent_job_id = :plain WHERE job_id = :other"),
     ("I-2", "UPDATE runs SET state = 'failed' WHERE job_id = :plain"),
@@ -41,6 +42,7 @@ SABOTEURS: list[tuple[str, str]] = [
     ("I-2", "DELETE FROM runs WHERE job_id = :plain"),
     ("I-2", "UPDATE runs SET run_id = 'r' WHERE job_id = :plain"),
     ("I-2", "DELETE FROM quarantine WHERE job_id = :quarantined"),
+    ("I-2", "DELETE FROM quarantine WHERE job_id = :unreadable"),
     ("I-2", "INSERT INTO quarantine VALUES (:plain, 'jobs', 'x', 'x', NULL, 1, NULL)"),
     ("I-3", "UPDATE events SET type = 'job_retried', payload = '{}' WHERE type = 'job_resumed' AND job_id = :crashed"),
     ("I-3", "DELETE FROM events WHERE type = 'job_accepted' AND job_id = :plain"),
@@ -63,7 +65,7 @@ SABOTEURS: list[tuple[str, str]] = [
     ("I-6", "UPDATE events SET seq = 100000 WHERE type = 'workflow_recovery' AND job_id = :on_hold"),
     ("I-6", COPY + "type = 'gate_opened' AND writer_id = :fourth"),
     ("I-6", "UPDATE events SET payload = json_set(payload, '$.recovery_id', 'r') WHERE type = 'gate_opened'"),
-    ("I-6", "UPDATE engines SET gate = 'open' WHERE role = 'client'"),
+    ("I-6", "UPDATE engines SET gate = 'open' WHERE engine_id = :fifth"),
     ("I-7", "DELETE FROM events WHERE type = 'workflow_recovery' AND job_id = :on_hold"),
     ("I-7", "UPDATE runs SET state = 'running' WHERE job_id = :on_hold"),
     ("I-7", "DELETE FROM events WHERE type = 'row_quarantined' AND job_id = :quarantined"),

@@ -50,7 +50,9 @@ def tell_everything(world: World) -> Healthy:
     jobs["queued"] = world.client().submit(priority=3)
     jobs["running"] = fourth.claim(fourth.submit())
     fourth.begin(jobs["running"], "fetch#0")
-    return Healthy(jobs, [first, second, third, fourth])
+    fifth = world.engine("fifth")
+    fifth.begin_recovery()
+    return Healthy(jobs, [first, second, third, fourth, fifth])
 
 
 def ordinary_jobs(world: World, engine: Engine, jobs: dict[str, JobRef]) -> None:
@@ -242,6 +244,8 @@ def set_aside(world: World, dead: Engine, jobs: dict[str, JobRef]) -> Engine:
     engine.quarantine(jobs["released"])
     engine.finish_recovery([(dead, Verdict.DEAD)], quarantined=2)
     engine.open_gate()
+    jobs["unreadable"] = engine.submit()
+    engine.quarantine(jobs["unreadable"], readable=False)
     client = world.client()
     client.do(cs.ReleaseQuarantined(job=jobs["released"], table_name="jobs", who=client.who))
     engine.begin_recovery()

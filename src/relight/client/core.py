@@ -63,12 +63,12 @@ from relight.recorder.facts import gather_facts
 from relight.store.journal import Journal
 from relight.store.reads import EventFilter, JobFilter
 from relight.store.store import Store
+from relight.version import VERSION
 
 PATIENCE_SECONDS = 5.0
 """How long a client's write waits for a store that refuses."""
 TRIES = 8
 """How often an act is decided anew when its job keeps moving."""
-from relight.version import VERSION
 
 
 def default_actor() -> str:

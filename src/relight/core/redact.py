@@ -62,7 +62,7 @@ def redact(text: str, *, limit: int = 500) -> str:
     """Hide secrets, personal data, absolute paths and environment values; then cut to ``limit`` characters.
 
     A cut text ends with ``…``, inside the limit. Raises ``ValueError`` when ``limit`` is below 1.
-    Cost: linear in the whole text, about 0.5 µs a character.
+    Cost: linear in the whole text, about 0.7 µs a character, 3 µs one that is escaped.
     """
     if limit < 1:
         raise ValueError(f"limit must be 1 or more, not {limit}")

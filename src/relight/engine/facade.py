@@ -27,7 +27,6 @@ from relight.core import events as ev
 from relight.core.commands.engines import Tell
 from relight.core.commands.steering import ReleaseHeld, ref_of, system
 from relight.engine.incarnation import Incarnation, Ports
-from relight.engine.run import Run
 from relight.engine.supervisor import Beat, Supervisor, Watch
 from relight.errors import Conflict, InvalidArgument, StorageUnavailable
 from relight.ids import EngineId, Ids, JobId, RandomIds
@@ -86,7 +85,6 @@ class _Host(_Opened):
         self._engine: Incarnation | None = None
         self._services: list[Any] = []
         self._lock = threading.RLock()
-        self._left: list[tuple[Incarnation, set[JobId]]] = []
         self.fenced_times = 0
 
     @property
@@ -161,13 +159,10 @@ class _Host(_Opened):
             for service in self._services:
                 service.stop()
             self.fenced_times += 1
-            held = {run.ref.job_id for run in old.all_runs()}
-            self._left.append((old, held))
-            store = self.core.store
-            self._begin_incarnation(store)
+            self._begin_incarnation(self.core.store)
             self._tell_of(old)
-            old.released = lambda run: self._release(old, run)
-        for job_id in held - {run.ref.job_id for run in old.all_runs()}:
+            old.released = lambda run: self._release_job(old, run.ref.job_id)
+        for job_id in old.fenced_jobs - {run.ref.job_id for run in old.all_runs()}:
             self._release_job(old, job_id)
         old.close(drained=False, suspended=0)
 
@@ -175,9 +170,6 @@ class _Host(_Opened):
         reason = f"incarnation {old.engine_id} was fenced; {old.journal.refused_writes} writes were refused"
         told = ev.EngineFenced(reason=reason)
         self._alive().journal.put(Tell(payload=told, who=system(old.engine_id)))
-
-    def _release(self, old: Incarnation, run: Run) -> None:
-        self._release_job(old, run.ref.job_id)
 
     def _release_job(self, old: Incarnation, job_id: JobId) -> None:
         """A try of a fenced incarnation has returned: its job need not be held any longer."""

@@ -24,7 +24,7 @@ from relight.core import events as ev
 from relight.core.changes import OpenWriter
 from relight.core.commands import Command
 from relight.core.commands.engines import CloseWriterNow, OpenWriterNow, RegisterKinds, RenewLease, Tell
-from relight.core.commands.jobs import SubmitJob, fresh_run
+from relight.core.commands.jobs import PutJobAway, SubmitJob, fresh_run
 from relight.core.commands.steering import system
 from relight.core.flow import STOWED
 from relight.core.history import History
@@ -49,14 +49,14 @@ from relight.errors import (
     Suspending,
 )
 from relight.ids import EngineId, Ids, JobId, short
-from relight.model import DecisionRecord, GateState, JobRecord, QueueRecord, Role
+from relight.model import DecisionRecord, GateState, JobRecord, JobState, QueueRecord, Role
 from relight.settings import Settings
 from relight.store.journal import Journal, Ticket
 from relight.store.store import Store
+from relight.version import VERSION
 
 SETTLE_MS = 25
 """How long a run must have been quiet before it is put away for a wait that is known to be long."""
-from relight.version import VERSION
 
 
 @dataclass(frozen=True)
@@ -274,9 +274,13 @@ class Incarnation:
     def _fenced(self, on_fenced: Callable[[], None]) -> None:
         self.draining = True
         self.gate.abandon("this engine was declared dead by another one")
+        self.fenced_jobs = frozenset(run.ref.job_id for run in self.all_runs())
         for run in self.all_runs():
             run.lose("its engine was declared dead by another one")
         on_fenced()
+
+    fenced_jobs: frozenset[JobId] = frozenset()
+    """Jobs that ran here when this incarnation was fenced: each is held until its last try has returned."""
 
     def all_runs(self) -> list[Run]:
         """The runs in memory."""
@@ -376,9 +380,23 @@ class Incarnation:
         encode = self.registry.signature(run.spec.function).result.encode
         try:
             command = command_for(run, self, value, error, self.clock.now_ms(), encode)
-            self.journal.put(command, waker=lambda tickets: self._gone(run))
+            self.journal.put(command, waker=lambda tickets: self._recorded(run, tickets[0]))
         except RelightError as refused:
             run.lose(str(refused))
+            self._gone(run)
+
+    def _recorded(self, run: Run, ticket: Ticket) -> None:
+        """A run's end is on disk; or it was refused, because what a person was waited for has come in the meantime."""
+        command = ticket.command
+        if not isinstance(command, PutJobAway) or command.state is JobState.QUEUED or ticket.error is None:
+            self._gone(run)
+            return
+        again = PutJobAway(
+            job=run.ref, engine_id=self.engine_id, state=JobState.QUEUED, reason="decided", ready_at=self.clock.now_ms()
+        )
+        try:
+            self.journal.put(again, waker=lambda tickets: self._gone(run))
+        except RelightError:
             self._gone(run)
 
     def _gone(self, run: Run) -> None:

@@ -228,6 +228,7 @@ class Conductor:
                 raise TypeError(f"nobody knows how to do {request!r}")
 
     def _mismatch(self, request: f.Mismatch) -> None:
+        self.run.check_enter(in_cleanup=False, mono_ms=self.engine.clock.mono_ms())
         told = ev.HistoryMismatch(
             step_key=request.key, recorded_hash=request.recorded_hash, now_hash=request.now_hash, detail=request.detail
         )

@@ -10,8 +10,9 @@
 command suffers for it.
 
 **Optimistic batches.** A batch is built as if every precondition held. When the store refuses it, it left nothing
-behind, and it is applied by halves, in order, down to the culprit, whose command alone gets the error. Commands of one
-batch that contradict each other (two moves of one job) are settled by this too: serially, in the order they came.
+behind, and it is applied by halves, in order, down to the culprit, whose command alone gets the error. A store applies a
+batch operation by operation, not command by command; so a batch ends before a command whose job an earlier command of it
+moves: state and story then agree as if each command had been a transaction of its own.
 
 **Unknown outcomes.** A commit that did not return success may be on disk. The same batch is kept, the store is reopened,
 and its batch number decides: it is there, or it is applied again as it was, with the same event ids. Until that
@@ -41,7 +42,16 @@ import msgspec
 
 from relight.clock import Clock
 from relight.core.chain import Head, link
-from relight.core.changes import OpenWriter
+from relight.core.changes import (
+    CancelJob,
+    Changes,
+    CloseDecision,
+    EndJob,
+    MoveJob,
+    OpenWriter,
+    PutAway,
+    StallRun,
+)
 from relight.core.commands import Command
 from relight.core.events import Draft
 from relight.errors import Fenced, Overloaded, RelightError, StorageCorrupt, StorageUnavailable
@@ -54,6 +64,8 @@ MAX_BYTES = 4 << 20
 LINGER_MS = 20
 CAPACITY = 50_000
 """Commands that may wait; beyond it new ones get ``Overloaded``."""
+MOVES = (EndJob, PutAway, MoveJob, StallRun, CancelJob, CloseDecision)
+"""Rows that may move their job from one state to another."""
 BACKOFF_MS = (20, 50, 100, 250, 500, 1000, 2000)
 
 GENESIS = Head(0, "0" * 64)
@@ -62,14 +74,17 @@ GENESIS = Head(0, "0" * 64)
 class Ticket:
     """A command on its way. ``done`` turns True once; then ``error`` is None or what became of it."""
 
-    __slots__ = ("command", "done", "error", "events", "ops", "put_at", "rows", "size", "waker")
+    __slots__ = ("command", "done", "error", "events", "jobs", "moves", "put_at", "rows", "size", "waker")
 
-    def __init__(
-        self, command: Command, rows: list[tuple[str, bytes]], events: list[Draft], put_at: int, waker: Waker | None
-    ) -> None:
+    def __init__(self, command: Command, wanted: Changes, put_at: int, waker: Waker | None) -> None:
+        encode = msgspec.json.encode
+        rows = [(row.op, encode(row)) for row in wanted.rows]
+        events = wanted.events
         self.command = command
         self.rows = rows
         self.events = events
+        self.jobs = {event.job_id for event in events if event.job_id is not None}
+        self.moves = [row.job_id for row in wanted.rows if isinstance(row, MOVES)]
         self.size = sum(len(row) for _, row in rows) + sum(len(e.payload) + 400 for e in events)
         self.put_at = put_at
         self.waker = waker
@@ -140,10 +155,7 @@ class Journal:
         """
         now_ms = self._clock.now_ms()
         wanted = command.changes(now_ms, self._ids)
-        encode = msgspec.json.encode
-        ticket = Ticket(
-            command, [(row.op, encode(row)) for row in wanted.rows], wanted.events, self._clock.mono_ms(), waker
-        )
+        ticket = Ticket(command, wanted, self._clock.mono_ms(), waker)
         with self._ready:
             if self._fenced is not None:
                 raise self._fenced
@@ -216,11 +228,16 @@ class Journal:
             if not self._queue or not (self._urgent or oldest_ok or self._closing):
                 return []
             taken: list[Ticket] = []
+            moved: set[str] = set()
             size = 0
             while self._queue and len(taken) < MAX_COMMANDS and (size < MAX_BYTES or not taken):
-                ticket, lazy = self._queue.popleft()
+                ticket, lazy = self._queue[0]
+                if moved and not moved.isdisjoint(ticket.jobs):
+                    break  # its job was moved by an earlier command of this batch: this one has to see that
+                self._queue.popleft()
                 self._urgent -= not lazy
                 taken.append(ticket)
+                moved.update(ticket.moves)
                 size += ticket.size
         return taken
 
@@ -243,8 +260,7 @@ class Journal:
                 self._degrade(error)
                 return True
             wanted = opening.changes(self._clock.now_ms(), self._ids)
-            rows = [(row.op, msgspec.json.encode(row)) for row in wanted.rows]
-            taken.insert(0, Ticket(opening, rows, wanted.events, 0, None))
+            taken.insert(0, Ticket(opening, wanted, 0, None))
         self._apply([taken])
         return True
 

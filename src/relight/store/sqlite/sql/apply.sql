@@ -173,13 +173,16 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
    WHERE jobs.job_id = r.job_id AND +jobs.state = 'running' AND jobs.run_id = r.run_id;
   SELECT RAISE(ABORT, 'refused:end_jobs') WHERE changes() <> coalesce(json_array_length(NEW.end_jobs), 0);
 
-  -- Putting away looks again, under the lock, at everything the job may wait for: no wake-up is lost.
-  UPDATE jobs SET state = CASE WHEN r.ready THEN 'queued' ELSE r.state END, status_reason = r.status_reason,
-                  claimable = r.ready, ready_at = CASE WHEN r.ready THEN r.at ELSE r.ready_at END, updated_at = r.at,
-                  probation = 0
+  -- Putting away looks again, under the lock, at everything the job may wait for: no wake-up is lost. A job whose answer
+  -- has come, or that was asked to end, is not put away for a person: refused, and its engine queues it instead, so that
+  -- what is told is what happened.
+  UPDATE jobs SET state = r.state, status_reason = r.status_reason,
+                  claimable = r.state = 'queued' AND (r.came OR jobs.cancel_code IS NOT NULL),
+                  ready_at = CASE WHEN r.state = 'queued' AND (r.came OR jobs.cancel_code IS NOT NULL) THEN r.at
+                                  ELSE r.ready_at END,
+                  updated_at = r.at, probation = 0
     FROM (SELECT p.job_id, p.run_id, p.state, p.status_reason, p.ready_at, p.at,
                  (p.ready_at IS NOT NULL AND p.ready_at <= p.at)
-                 OR EXISTS (SELECT 1 FROM jobs AS j WHERE j.job_id = p.job_id AND j.cancel_code IS NOT NULL)
                  OR EXISTS (SELECT 1 FROM steps AS w
                              WHERE w.job_id = p.job_id AND w.state = 'waiting' AND w.waits_for IS NOT NULL AND CASE w.kind
                                WHEN 'signal' THEN EXISTS (SELECT 1 FROM signals AS g WHERE g.job_id = w.job_id
@@ -188,11 +191,13 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
                                                           AND d.state <> 'open')
                                WHEN 'child_result' THEN EXISTS (SELECT 1 FROM jobs AS c WHERE c.job_id = w.waits_for
                                                                    AND c.completed_at IS NOT NULL)
-                               ELSE false END) AS ready
+                               ELSE false END) AS came
             FROM (SELECT value->>0 AS job_id, value->>1 AS run_id, value->>2 AS state, value->>3 AS status_reason,
                          value->>4 AS ready_at, value->>5 AS at
                     FROM json_each(NEW.put_away)) AS p) AS r
-   WHERE jobs.job_id = r.job_id AND +jobs.state = 'running' AND jobs.run_id = r.run_id;
+   WHERE jobs.job_id = r.job_id AND +jobs.state = 'running' AND jobs.run_id = r.run_id
+     AND NOT (r.state = 'awaiting_user'
+              AND (jobs.cancel_code IS NOT NULL OR (r.came AND r.status_reason = 'awaiting_user')));
   SELECT RAISE(ABORT, 'refused:put_away') WHERE changes() <> coalesce(json_array_length(NEW.put_away), 0);
 
   UPDATE jobs SET state = r.target, status_reason = r.status_reason, claimable = r.claimable,

@@ -1,0 +1,7 @@
+"""Benchmarks: what Relight does on SQLite, and beside it the raw floor, what SQLite itself needs for the same writes.
+
+``python -m bench`` runs everything, ``python -m bench W2 W4 --json`` some of it. Each measurement is a process of its
+own (``child.py``), in a folder of its own on the working disk, right after a probe of that disk (``probe.py``); Relight
+and floor take turns, so that a busy machine disturbs both. ``docs/performance.md`` says what the figures mean.
+Not a test: nothing here asserts a time. Read next: ``figures.py``, then a workload (``sequence.py`` is W1).
+"""
