@@ -15,7 +15,7 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?
 -- name: start_runs
 -- As claim, the job's half: (job_id, run_id, engine_id, attempt, at).
 UPDATE jobs SET state = 'running', status_reason = 'claimed', claimable = 0, ready_at = NULL, begun = 1,
-                run_id = ?2, updated_at = ?5 WHERE job_id = ?1 AND attempt = ?4 AND ?3 <> ''
+                run_id = ?2, updated_at = ?5 WHERE job_id = ?1 AND attempt = ?4
 
 -- name: new_runs
 -- As claim, the run's half.
@@ -43,17 +43,16 @@ UPDATE jobs SET state = ?3, status_reason = ?4, outputs = ?5, error = ?6, issues
 -- name: stall_runs
 -- As recovery, the run's part; the order of values is that of StallRun.
 UPDATE runs SET state = 'stalled', reason = ?4, ended_at = ?7
- WHERE run_id = ?2 AND job_id = ?1 AND engine_id = ?3 AND ?6 IS NOT NULL AND ?5 IS NULL
+ WHERE run_id = ?2 AND job_id = ?1 AND engine_id = ?3
 
 -- name: stall_jobs
 -- As recovery, the job's part.
 UPDATE jobs SET state = 'stalled', status_reason = ?4, updated_at = ?7, held_by = ?5, stalls = stalls + ?6
- WHERE job_id = ?1 AND run_id = ?2 AND ?3 <> ''
+ WHERE job_id = ?1 AND run_id = ?2
 
 -- name: doubt_steps
--- As recovery, the steps' part.
-UPDATE steps SET state = 'in_doubt' WHERE job_id = ?1 AND run_id = ?2 AND state = 'running'
-   AND ?3 <> '' AND ?4 <> '' AND ?5 IS NULL AND ?6 IS NOT NULL AND ?7 > 0
+-- As recovery, the steps' part. (?7 is named so that the statement takes as many values as the row has.)
+UPDATE steps SET state = 'in_doubt' WHERE job_id = ?1 AND run_id = ?2 AND state = 'running' AND ?7 > 0
 
 -- name: events
 -- The order of values is that of EventRow.

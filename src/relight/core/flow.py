@@ -195,6 +195,11 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def digest_of_stored(text: str) -> str:
+    """Return the same hash of a stored text: a stowed one's reference begins with its content's hash."""
+    return text.removeprefix(STOWED)[:16] if text.startswith(STOWED) else digest(text)
+
+
 def idempotency_key(job_id: str, key: str) -> str:
     """Return the key that a step should give to the outside world: the same over all tries and runs of it."""
     return f"{job_id}:{key}"
@@ -283,6 +288,7 @@ def _one_try(job: JobRef, step: StepSpec, call: StepCall, try_number: int) -> Fl
     inputs: str | None = None
     if step.inputs == "full":
         inputs = call.inputs if len(call.inputs) <= INLINE_CHARS else (yield Stow(call.inputs))
+    began_at: int = yield Now()
     begin = BeginTry(
         job=job,
         step_key=call.key,
@@ -294,8 +300,8 @@ def _one_try(job: JobRef, step: StepSpec, call: StepCall, try_number: int) -> Fl
         args_bytes=len(call.inputs),
         inputs=inputs,
         code_ref=step.code_ref,
+        until=None if step.timeout_ms is None else began_at + step.timeout_ms,
     )
-    began_at: int = yield Now()
     yield Persist(begin, lazy=step.policy == "retry")
     got: Returned | Raised = yield Invoke(step, call, try_number)
     if isinstance(got, Raised):

@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
-from relight.core.flow import STOWED, digest
+from relight.core.flow import digest_of_stored
 from relight.core.transitions import RUN_ENDS, TRANSITIONS
 from relight.model import FINAL_STATES, FINISHED_STEPS, PUBLISHING_STATES, EngineState, JobState, RunState, StepState
 from relight.recorder.story import JobStory
@@ -79,7 +79,7 @@ def _check_job(story: JobStory) -> None:
         told = (accepted.job_kind, accepted.queue, accepted.inputs_hash, accepted.parent_job_id)
         if told != (job.kind, job.queue, job.inputs_hash, job.parent_job_id):
             story.tell("I-2", "kind, queue, inputs or parent are not what was accepted")
-    if job.inputs is not None and digest(job.inputs) != job.inputs_hash:
+    if job.inputs is not None and digest_of_stored(job.inputs) != job.inputs_hash:
         story.tell("I-2", "the inputs are not those whose hash was recorded")
     if job.has_outputs and _is_other_text(job.outputs, story.outputs_hash):
         story.tell("I-2", "the outputs are not those whose hash was told")
@@ -173,7 +173,7 @@ def _check_step(story: JobStory, step: AuditedStep, *, copied: bool) -> None:
 
 def _is_other_text(text: str | None, told_hash: str | None) -> bool:
     # A long text was not read, and one that was stowed is a reference.
-    return text is not None and told_hash is not None and not text.startswith(STOWED) and digest(text) != told_hash
+    return text is not None and told_hash is not None and digest_of_stored(text) != told_hash
 
 
 def _check_parent(story: JobStory, around: Around) -> None:
