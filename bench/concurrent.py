@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from bench.figures import Measured, Sizes
 from bench.floor import Floor, Prepared, batches
 from relight import Engine
 from relight.core.commands import Command
-from relight.store.store import Durability
+from relight.model import Durability
 
 GROUP = 1_000
 BUSY_LIMIT_SECONDS = 45
@@ -73,12 +72,11 @@ def _beside_cpu(folder: Path, sizes: Sizes, durability: Durability, slots: int) 
         while len(jobs.parsed) < sizes.cpu_threads * 2:
             time.sleep(0.01)
         with LockWait(path) as waits:
-            parsed_before, began = len(jobs.parsed), time.perf_counter()
+            parsed_before = len(jobs.parsed)
             done, took = _finish_within(engine, sizes, BUSY_LIMIT_SECONDS)
             parsed = len(jobs.parsed) - parsed_before
         jobs.stop_parsing.set()
         engine.stop(drain_seconds=10)
-        del began
     detail = {"lock_wait_ms": waits.result, "parse_steps": parsed, "jobs_done": done}
     return Measured(
         done * sizes.steps_per_job / took, "steps/s", _sizes(sizes, slots=slots, cpu_threads=sizes.cpu_threads), detail
@@ -113,7 +111,7 @@ class LockWait:
         return self
 
     def __exit__(self, *_: object) -> None:
-        out, _ = self._process.communicate("stop\n", timeout=30)
+        out, _err = self._process.communicate("stop\n", timeout=30)
         self.result = json.loads(out)
 
 
@@ -140,8 +138,9 @@ def _prepared(made: Floor, sizes: Sizes) -> list[Prepared]:
     submits = [made.submit("in_sequence_async", f'{{"steps":{sizes.steps_per_job}}}') for _ in range(sizes.jobs)]
     claims = [made.claim(submit) for submit in submits]
     waves: list[Sequence[Command]] = [submits, claims]
-    for ordinal in range(sizes.steps_per_job):
-        waves.append([command for claim in claims for command in made.step(claim.job, ordinal)])
+    waves += [
+        [command for claim in claims for command in made.step(claim.job, ordinal)]
+        for ordinal in range(sizes.steps_per_job)
+    ]
     waves.append([made.end(claim.job, str(sizes.steps_per_job)) for claim in claims])
-    numbers = count()
-    return [made.prepare(group) for wave in waves for group in batches(wave, GROUP) if next(numbers) >= 0]
+    return [made.prepare(group) for wave in waves for group in batches(wave, GROUP)]

@@ -11,8 +11,7 @@ from typing import Any
 
 from bench.jobs import EVERY
 from relight import Client, Engine
-from relight.model import FINAL_STATES
-from relight.store.store import Durability
+from relight.model import FINAL_STATES, Durability
 
 POLL_SECONDS = 0.02
 

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import apsw
 import msgspec
 
 from relight import version
@@ -26,12 +25,11 @@ from relight.core.commands.jobs import ClaimJob, FinishRun, SubmitJob, fresh_run
 from relight.core.commands.steps import BeginTry, FinishStep
 from relight.core.flow import digest
 from relight.ids import EngineId, JobId, RandomIds, StepKey
-from relight.model import Actor, GateState, JobState, Role
+from relight.model import Actor, Durability, GateState, JobState, Role
 from relight.store.sqlite import SqliteStore
-from relight.store.sqlite.connect import connect
-from relight.store.sqlite.store import CHECKPOINT_BYTES
+from relight.store.sqlite.connect import checkpoint_when_long, connect
 from relight.store.statements import parse_statements
-from relight.store.store import Batch, Durability
+from relight.store.store import Batch
 
 _SQL = parse_statements((Path(__file__).parent / "floor.sql").read_text(encoding="utf-8"))
 _ALSO = {"start_runs": ("new_runs",), "stall_runs": ("stall_jobs", "doubt_steps")}
@@ -54,7 +52,6 @@ class Floor:
         self.who = Who(Actor.SYSTEM, self.me)
         self._seq = 1
         self._head = self._open_writer(path, durability)
-        self._path = path
         self._db = connect(path, durability, create=False, writer=True)
 
     def _open_writer(self, path: Path, durability: Durability) -> Head:
@@ -62,7 +59,20 @@ class Floor:
         store.open(create=True)
         now_ms = self.clock.now_ms()
         row = OpenWriter(
-            self.me, Role.CLIENT, "floor", GateState.OPEN, "", "", "", os.getpid(), version.VERSION, 0, 0, now_ms, "[]", None
+            self.me,
+            Role.CLIENT,
+            "floor",
+            GateState.OPEN,
+            "",
+            "",
+            "",
+            os.getpid(),
+            version.VERSION,
+            0,
+            0,
+            now_ms,
+            "[]",
+            None,
         )
         wanted = OpenWriterNow(row=row, heads=(), who=self.who).changes(now_ms, self.ids)
         events, head = link(Head(0, "0" * 64), wanted.events, writer_id=self.me, engine_id=self.me)
@@ -104,8 +114,7 @@ class Floor:
         for sql, bindings in prepared.statements:
             db.executemany(sql, bindings)
         db.execute("COMMIT")
-        if os.stat(f"{self._path}-wal").st_size > CHECKPOINT_BYTES:
-            db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        checkpoint_when_long(db)
 
     # commands, as an engine would give them
 
@@ -141,9 +150,7 @@ class Floor:
                 inputs=inputs,
                 code_ref="jobs.py:30",
             ),
-            FinishStep(
-                job=job, step_key=key, try_number=1, outcome=outcome, outcome_hash=digest(outcome), began_at=0
-            ),
+            FinishStep(job=job, step_key=key, try_number=1, outcome=outcome, outcome_hash=digest(outcome), began_at=0),
         ]
 
     def end(self, job: JobRef, outputs: str) -> FinishRun:

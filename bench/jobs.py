@@ -10,11 +10,14 @@ import time
 from pathlib import Path
 
 from relight import step, workflow
+from relight.authoring.definitions import AnyWorkflow
 
 stop_parsing = threading.Event()
 """Ends the jobs of ``parse_on``."""
 hold_steps = threading.Event()
 """While it is set, ``wait_or_pass`` does not return: its jobs stay in flight."""
+held: list[int] = []
+"""The jobs that ``wait_or_pass`` holds."""
 picked_up: list[int] = []
 """When (monotonic ns) each ``stamp`` began."""
 parsed: list[int] = []
@@ -90,6 +93,7 @@ def parse_on(first: int) -> int:
 async def wait_or_pass(n: int) -> int:
     """Return, unless jobs are to be held in flight."""
     if hold_steps.is_set():
+        held.append(n)
         await asyncio.sleep(3600)
     return n
 
@@ -101,4 +105,4 @@ async def two_steps(n: int) -> int:
 
 
 LIBRARY: list[Path] = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
-EVERY = [in_sequence, in_sequence_async, nothing, nothing_async, stamp, parse_on, two_steps]
+EVERY: list[AnyWorkflow] = [in_sequence, in_sequence_async, nothing, nothing_async, stamp, parse_on, two_steps]

@@ -10,7 +10,8 @@ from bench import jobs
 from bench.engines import running
 from bench.figures import Measured, Sizes
 from bench.floor import Floor, Prepared
-from relight.store.store import Durability
+from relight.core.commands import Command
+from relight.model import Durability
 
 LIMIT_SECONDS = 50
 
@@ -75,5 +76,10 @@ def _with_job(floor: Floor, steps: int) -> list[Prepared]:
     """Submit, claim, steps, end: one transaction each, as one caller at a time gives them."""
     submit = floor.submit("in_sequence", f'{{"steps":{steps}}}')
     claim = floor.claim(submit)
-    commands = [[submit], [claim], *(floor.step(claim.job, n) for n in range(steps)), [floor.end(claim.job, str(steps))]]
+    commands: list[list[Command]] = [
+        [submit],
+        [claim],
+        *(floor.step(claim.job, n) for n in range(steps)),
+        [floor.end(claim.job, str(steps))],
+    ]
     return [floor.prepare(each) for each in commands]

@@ -150,6 +150,10 @@ class Signature:
         names = [p.replace(annotation=_EMPTY) for p in self._signature.parameters.values()]
         return str(inspect.Signature(names))
 
+    def codec_of(self, name: str) -> ValueCodec:
+        """Return the codec of a parameter's values (of ``*args`` the whole list). Raises ``KeyError``."""
+        return self._by_name[name].codec
+
     def load(self, inputs: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Read stored inputs as ``(args, kwargs)`` for a call; defaults are left to Python.
 

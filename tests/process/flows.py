@@ -12,6 +12,8 @@ import threading
 from collections import Counter
 from pathlib import Path
 
+import apsw
+
 from relight import Retry, ask, current_step, sleep, step, wait_signal, workflow
 
 
@@ -183,14 +185,43 @@ async def side(n: int) -> int:
     return await side_step(n)
 
 
+@workflow(on_stall="hold")
+async def held_three(n: int) -> int:
+    """As ``three``, left to an operator after a crash."""
+    return await first(n) + await hold(n) + await last(n)
+
+
+def wait_until_begun(name: str) -> None:
+    """Wait until the record that a step began is on disk: it rides along with a later commit."""
+    assert witness.path is not None
+    db = apsw.Connection(str(witness.path.with_name("relight.db")), flags=apsw.SQLITE_OPEN_READONLY)
+    clock = threading.Event()
+    while not db.execute("SELECT 1 FROM steps WHERE name = ? AND state = 'running'", (name,)).get:
+        clock.wait(0.005)
+
+
 @step
 def crash(n: int) -> int:
-    """Kills its process, unless the file says that it may live."""
+    """Kills its process once it is known to have begun, unless the file says that it may live."""
     witness.note("crash", n)
     assert witness.path is not None
     if not witness.path.with_name("tame").exists():
+        wait_until_begun("crash")
         os.abort()
     return n
+
+
+@step
+def crash_at_once(n: int) -> int:
+    """Kills its process before anybody can have written down that it began."""
+    witness.note("crash", n)
+    os.abort()
+
+
+@workflow
+def quick_killer(n: int) -> int:
+    """Kills its process in a step, at once."""
+    return crash_at_once(n)
 
 
 @step
@@ -226,6 +257,7 @@ def crash_once(n: int, number: int) -> int:
     mark = witness.path.with_name(f"crashed-{n}-{number}")
     if not mark.exists():
         mark.touch()
+        wait_until_begun("crash_once")
         os.abort()
     return number
 
@@ -283,7 +315,7 @@ def retried(n: int) -> int:
 
 
 ALL = [
-    three, three_in_thread, three_mixed, three_mixed_in_thread, side, killer, held_killer, stubborn, count_up, asks, listens,
-    sleeps, careful, retried,
+    three, held_three, three_in_thread, three_mixed, three_mixed_in_thread, side, killer, quick_killer, held_killer, stubborn, count_up, asks, listens, sleeps,
+     careful, retried,
 ]  # fmt: skip
 BY_KIND = {each.kind: each for each in ALL}

@@ -70,7 +70,20 @@ class Writer:
         with self.world.store.reading() as reads:
             heads = tuple(reads.unnamed_heads())
         row = OpenWriter(
-            self.id, self.role, self.name, "closed" if self.role == "engine" else "open", "n", "host", "boot", 1, "0", 30_000, now + 30_000, now, "[]", None
+            self.id,
+            self.role,
+            self.name,
+            "closed" if self.role == "engine" else "open",
+            "n",
+            "host",
+            "boot",
+            1,
+            "0",
+            30_000,
+            now + 30_000,
+            now,
+            "[]",
+            None,
         )
         started = None
         if self.role == "engine":

@@ -48,6 +48,7 @@ class Chaos:
         self.random = random.Random(seed)
         self.crowd = crowd
         self.busy: set[JobId] = set()
+        self.inside: set[JobId] = set()
         self.jobs: list[JobId] = []
         self.left: list[tuple[Engine, Verdict]] = []
         self.engine = world.engine().start()
@@ -66,7 +67,7 @@ class Chaos:
                 self.client = self.world.client()
                 self.client.submit()
             writer = self.engine if self.random.random() < 0.75 else self.client
-            self.busy = set()
+            self.busy, self.inside = set(), set()
             commands = [self.command(writer) for _ in range(self.random.choice((1, 1, 2, 4)))]
             self.write(writer, [command for command in commands if command is not None])
 
@@ -145,12 +146,19 @@ class Chaos:
             return None
         self.busy.add(row.job_id)
         acts = list(self.from_outside(row))
+        inside: list[Callable[[], Command]] = []
         if writer is self.engine:
             acts += self.by_engine(row)
-            if row.state is JobState.RUNNING and row.run_id is not None:
-                acts += [*self.in_run(row), *self.in_run(row), *self.leaving(row)]
+            # A run waits for each of its own words to be on disk; only others act on its job at the same time.
+            if row.state is JobState.RUNNING and row.run_id is not None and row.job_id not in self.inside:
+                inside = [*self.in_run(row), *self.in_run(row), *self.leaving(row)]
+        if not acts and not inside:
+            return None
+        act = self.random.choice([*acts, *inside])
+        if act in inside:
+            self.inside.add(row.job_id)
         try:
-            return self.random.choice(acts)() if acts else None
+            return act()
         except IllegalTransition:
             return None
 
@@ -230,7 +238,7 @@ class Chaos:
                 yield partial(self.settling, run, step)
             elif step.state not in FINISHED_STEPS and not self.is_open(row, step):
                 yield partial(ct.EndWait, job=run, step_key=step.step_key, outcome="1")
-        wait = StepKey(f"w#{len(steps)}")
+        wait = StepKey(f"w#{self.world.clock.now_ms()}")
         yield lambda: ct.BeginWait(job=run, step_key=wait, kind=StepKind.SIGNAL, name="go", until=None, waits_for="go")
         yield lambda: ct.AskPerson(
             job=run,
@@ -301,7 +309,12 @@ class Chaos:
             state, tells = JobState.AWAITING_USER, (told,)
         if not any(s.state is StepState.RUNNING for s in self.steps(row)):
             yield lambda: cj.PutJobAway(
-                job=run, engine_id=engine.id, state=state, reason="waiting", ready_at=None, tells=tells
+                job=run,
+                engine_id=engine.id,
+                state=state,
+                reason="awaiting_user" if tells else "waiting",
+                ready_at=None,
+                tells=tells,
             )
         end = self.random.choice((JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED))
         completed = end is JobState.COMPLETED

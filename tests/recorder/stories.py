@@ -125,7 +125,7 @@ def waits(world: World, engine: Engine, jobs: dict[str, JobRef]) -> None:
 
 def put_away_for(engine: Engine, run: JobRef, decision: str) -> None:
     told = ev.JobAwaitingUser(decision_id=decision, question_redacted="?", options=["yes"], preview_hash=None)
-    engine.put_away(run, "ask", state=JobState.AWAITING_USER, tells=(told,))
+    engine.put_away(run, "awaiting_user", state=JobState.AWAITING_USER, tells=(told,))
 
 
 def ends_from_outside(world: World, engine: Engine, jobs: dict[str, JobRef]) -> None:

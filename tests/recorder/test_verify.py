@@ -17,7 +17,7 @@ from relight.core import events as ev
 from relight.core.chain import START, EventRow, link
 from relight.core.commands import steering as cs
 from relight.core.events import Draft
-from relight.errors import StorageUnavailable
+from relight.errors import Conflict, StorageUnavailable
 from relight.model import JobState, Verdict
 from relight.recorder import chains
 from relight.recorder import verify as module
@@ -232,9 +232,10 @@ class TestNoFalseAlarm:
         assert len(reports) > 150
         assert [report.findings for report in reports if not report.ok] == []
 
+    @pytest.mark.parametrize("crowd", [False, True], ids=["one at a time", "crowd"])
     @pytest.mark.parametrize("seed", range(20))
-    def test_whatever_happens_leaves_a_healthy_store(self, world: World, seed: int) -> None:
-        chaos = Chaos(world, seed)
+    def test_whatever_happens_leaves_a_healthy_store(self, world: World, seed: int, crowd: bool) -> None:
+        chaos = Chaos(world, seed, crowd=crowd)
         chaos.play(80)
         assert chaos.applied > 40
         assert verify(world.store).findings == ()
@@ -301,11 +302,8 @@ class TestReading:
         assert str(told[-1]) == "J-1: and 3 more"
 
 
-ORDER = "a batch is applied by operation, its events are in the order of its commands"
-
-
-class TestKnownGaps:
-    """Legal acts after which row and story differ: the auditor found them, the store or the journal has to mend them."""
+class TestRaces:
+    """Acts on one job at the same moment. Each once left row and story apart, and the auditor found it."""
 
     def test_an_answer_that_arrives_before_the_job_is_put_away_for_it(self, world: World) -> None:
         engine = world.engine().start()
@@ -313,7 +311,10 @@ class TestKnownGaps:
         decision = engine.ask(run, "ask#0")
         world.client().answer(run, decision)
         told = ev.JobAwaitingUser(decision_id=decision, question_redacted="?", options=["yes"], preview_hash=None)
-        engine.put_away(run, "ask", state=JobState.AWAITING_USER, tells=(told,))
+        with pytest.raises(Conflict):
+            engine.put_away(run, "awaiting_user", state=JobState.AWAITING_USER, tells=(told,))
+        engine.put_away(run, "waiting")
+        assert world.row(run).claimable
         assert verify(world.store).findings == ()
 
     def test_a_step_that_finishes_behind_a_forced_cancel_in_one_batch(self, world: World) -> None:
@@ -332,4 +333,15 @@ class TestKnownGaps:
         cancel = cs.decide_end(row, engine.who, code="cancel", reason=None, force=False, open_decisions=())
         resume = cs.ResumeJob(job=cs.ref_of(row), source=row.state, source_reason=row.status_reason, who=engine.who)
         engine.do_all(cancel, resume)
+        assert verify(world.store).findings == ()
+
+    def test_a_release_of_a_hold_and_a_cancel_in_one_batch(self, world: World) -> None:
+        first = world.engine().start()
+        run = first.claim(first.submit())
+        engine = world.engine().start(silent=[first])
+        row = world.row(run)
+        release = cs.ReleaseHeld(job=cs.ref_of(row), owner=first.id, who=engine.who)
+        cancel = cs.decide_end(row, engine.who, code="cancel", reason=None, force=False, open_decisions=())
+        engine.do_all(release, cancel)
+        assert world.row(run).state is JobState.QUEUED
         assert verify(world.store).findings == ()

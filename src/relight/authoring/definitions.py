@@ -78,6 +78,14 @@ def code_ref(fn: Callable[..., Any]) -> str:
     return f"{code.co_filename.rpartition('/')[2]}:{code.co_firstlineno}"
 
 
+def _own_name(fn: Callable[..., Any]) -> str:
+    """Return what a function is called: a partial as the function in it, a callable object as its class."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    name = getattr(fn, "__name__", None) or type(fn).__name__
+    return str(name).replace("<lambda>", "lambda")
+
+
 def _refuse_generators(fn: Callable[..., Any], what: str) -> None:
     for test, kind in (
         (inspect.isasyncgenfunction, "an async generator"),
@@ -85,8 +93,15 @@ def _refuse_generators(fn: Callable[..., Any], what: str) -> None:
     ):
         if test(fn):
             raise RegistrationError(
-                f"{fn.__qualname__} is {kind}; a {what} returns one value. publish() the parts and return the whole"
+                f"{_own_name(fn)} is {kind}; a {what} returns one value. publish() the parts and return the whole"
             )
+
+
+def _refuse_unknown(given: Mapping[str, Any], make: Callable[..., Any], what: str) -> None:
+    known = inspect.getfullargspec(make).kwonlyargs
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise InvalidArgument(f"{what} has no option {', '.join(unknown)}. Options: {', '.join(known)}")
 
 
 def _check_timeout(name: str, value: object) -> int | None:
@@ -139,7 +154,7 @@ class _BaseStep(Generic[P, R]):
         if name is not None:
             changed["name"] = check_name(name, "step")
         if retry is not None:
-            changed["retry"] = retry
+            changed["retry"] = _check_retry(retry)
         if timeout_seconds is not None:
             changed["timeout_ms"] = _check_timeout("timeout_seconds", timeout_seconds)
         if in_doubt is not None:
@@ -148,7 +163,7 @@ class _BaseStep(Generic[P, R]):
         return self._copy(replace(self._spec, **changed), key=key if key is not None else self._key, owner=self._owner)
 
     def __set_name__(self, owner: type, name: str) -> None:
-        if self._spec.name == self._spec.function.__name__:
+        if self._spec.name == _own_name(self._spec.function):
             self._spec = replace(self._spec, name=f"{owner.__name__}.{self._spec.name}")
             self.name = self._spec.name
 
@@ -249,6 +264,12 @@ def _check_in_doubt(in_doubt: object) -> Any:
     )
 
 
+def _check_retry(retry: object) -> Retry:
+    if not isinstance(retry, Retry):
+        raise InvalidArgument(f"retry={retry!r}: a Retry, such as Retry(tries=3)")
+    return retry
+
+
 class _StepDecorator(Protocol):
     @overload
     def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncStep[P, R]: ...  # type: ignore[overload-overlap]
@@ -313,6 +334,7 @@ def step(fn: Any = None, /, **options: Any) -> Any:
     """
     if fn is not None:
         return _make_step(fn)
+    _refuse_unknown(options, _make_step, "step")
     return lambda function: _make_step(function, **options)
 
 
@@ -335,25 +357,25 @@ def _make_step(
     _refuse_generators(fn, "step")
     if isolate:
         raise RegistrationError(
-            f"{fn.__qualname__}: isolate=True is reserved; this version cannot run a step in a child process"
+            f"{_own_name(fn)}: isolate=True is reserved; this version cannot run a step in a child process"
         )
     if inputs not in ("full", "hash"):
         raise InvalidArgument(f'inputs={inputs!r}: "full" or "hash"')
     if outside not in ("call", "error"):
         raise InvalidArgument(f'outside={outside!r}: "call" or "error"')
     _check_timeout("heartbeat_seconds", heartbeat_seconds)
-    if not all(isinstance(t, type) and issubclass(t, Exception) for t in raises):
+    if not isinstance(raises, tuple) or not all(isinstance(t, type) and issubclass(t, Exception) for t in raises):
         raise InvalidArgument(f"raises={raises!r}: a tuple of exception types")
     reconcile = in_doubt if callable(in_doubt) else None
     is_async = inspect.iscoroutinefunction(fn)
     spec = StepSpec(
-        name=check_name(name or fn.__name__.replace("<lambda>", "lambda"), "step"),
+        name=check_name(_own_name(fn) if name is None else name, "step"),
         function=fn,
         code_ref=code_ref(fn),
         is_async=is_async,
         policy="reconcile" if reconcile is not None else _check_in_doubt(in_doubt),
         reconcile=reconcile,
-        retry=retry or ONE_TRY,
+        retry=ONE_TRY if retry is None else _check_retry(retry),
         timeout_ms=_check_timeout("timeout_seconds", timeout_seconds),
         raises=tuple(raises),
         inputs=inputs,
@@ -509,6 +531,7 @@ def workflow(fn: Any = None, /, **options: Any) -> Any:
     """
     if fn is not None:
         return _make_workflow(fn)
+    _refuse_unknown(options, _make_workflow, "workflow")
     return lambda function: _make_workflow(function, **options)
 
 
@@ -528,11 +551,11 @@ def _make_workflow(
     _refuse_generators(fn, "workflow")
     is_async = inspect.iscoroutinefunction(fn)
     spec = WorkflowSpec(
-        kind=check_name(name or fn.__name__.replace("<lambda>", "lambda"), "workflow"),
+        kind=check_name(_own_name(fn) if name is None else name, "workflow"),
         function=fn,
         code_ref=code_ref(fn),
         is_async=is_async,
-        version=version,
+        version=None if version is None else check_name(version, "version"),
         queue=queue_name(queue) or "default",
         priority=check_priority(priority),
         on_stall=check_on_stall(on_stall),

@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar, TypeVarTuple, overload
 
 from relight.authoring.context import SCOPE, Scope, in_body, refuse_on_loop
 from relight.authoring.definitions import AsyncStep, Call, Step, _BaseWorkflow
+from relight.authoring.registry import check_text
 from relight.clock import to_datetime, to_ms
 from relight.core import waits
 from relight.core.flow import Flow
@@ -41,6 +42,7 @@ class _Missing:
 
 
 MISSING: Any = _Missing()
+MAX_QUESTION = 4000
 
 
 def _ms(name: str, seconds: float | None) -> int | None:
@@ -51,12 +53,9 @@ def _ms(name: str, seconds: float | None) -> int | None:
     return int(seconds * 1000)
 
 
-def _text_of(value: object, what: str) -> str:
-    codec = in_body(what).run.registry_for().for_type(MISSING_ANNOTATION, what=what)
+def _text_of(scope: Scope, value: object, what: str) -> str:
+    codec = scope.run.registry_for().for_type(type(value), what=what)
     return str(codec.encode(value, what=what), "utf-8")
-
-
-MISSING_ANNOTATION: Any = Any
 
 
 class _Sleep:
@@ -165,32 +164,29 @@ class _Ask:
         on_timeout: str | None,
     ) -> tuple[Scope, Flow]:
         scope = in_body("ask")
-        options = tuple(options)
-        if not question or len(options) < 2 or len(set(options)) < len(options):
-            raise InvalidArgument(
-                f"ask({question!r}, options={options!r}): a question and two or more different options"
-            )
-        for option in options:
-            check_name(option, "option")
+        check_text("" if question is None else question, "question", MAX_QUESTION)
+        listed = isinstance(options, Sequence) and not isinstance(options, str)
+        if not listed or len({check_name(option, "option") for option in options}) < max(len(options), 2):
+            raise InvalidArgument(f"ask(options={options!r}): two or more different names")
         if on_timeout is not None and on_timeout not in options:
-            raise InvalidArgument(f"ask(on_timeout={on_timeout!r}): one of {options!r}")
+            raise InvalidArgument(f"ask(on_timeout={on_timeout!r}): one of {tuple(options)!r}")
         asked = waits.Question(
             question,
-            options,
-            None if preview is None else _text_of(preview, "ask"),
+            tuple(options),
+            None if preview is None else _text_of(scope, preview, "preview"),
             _ms("timeout_seconds", timeout_seconds),
         )
         key = scope.branch.next_key("ask")
         return scope, waits.ask(scope.run.history, scope.run.ref, key, asked)
 
     def _read(self, scope: Scope, question: str, got: Any, on_timeout: str | None) -> Decision:
-        if got == waits.TIMED_OUT:
+        if "expired_at" in got:
             if on_timeout is None:
                 raise WaitTimeout(
                     f"nobody answered {question!r} of {scope.run.ref.kind} {short(scope.run.ref.job_id)} in time",
                     summary=f"waited for a decision {question!r}",
                 )
-            return Decision("", on_timeout, "timeout", None, to_datetime(0))
+            return Decision(got["id"], on_timeout, "timeout", None, to_datetime(got["expired_at"]))
         return Decision(got["id"], got["choice"], got["by"] or "unknown", got["note"], to_datetime(got["at"]))
 
     def __call__(

@@ -31,7 +31,7 @@ from relight.core.commands.steering import (
     decide_retry,
     ref_of,
 )
-from relight.core.flow import INLINE_CHARS, STOWED, digest
+from relight.core.flow import DOUBT_OPTIONS, INLINE_CHARS, STOWED, digest
 from relight.core.keys import check_name
 from relight.core.why import explain, summary_of
 from relight.errors import (
@@ -449,18 +449,23 @@ class Core:
         """Queue a stalled or mismatched job again."""
         self._act(job_id, lambda job: decide_resume(job, self.who(by)))
 
-    def retry(self, job_id: str, *, by: str | None) -> None:
-        """Queue a failed or poisoned job again: the failed step that ended it runs again, finished ones do not."""
+    def retry(self, job_id: str, *, by: str | None, all_failed: bool = False) -> None:
+        """Queue a failed or poisoned job again: the failed step that ended it runs again, finished ones do not.
+
+        With ``all_failed`` every failed step runs again, also one whose failure the job's code had caught.
+        """
 
         def decide(job: JobRecord) -> Command:
-            return decide_retry(job, self.who(by), self._failures_that_ended(job))
+            return decide_retry(job, self.who(by), self._failures_that_ended(job, all_failed=all_failed))
 
         self._act(job_id, decide)
 
-    def _failures_that_ended(self, job: JobRecord) -> list[StepKey]:
-        """Return the failed steps whose failure reached the end of the job (all failed arms of a parallel)."""
+    def _failures_that_ended(self, job: JobRecord, *, all_failed: bool) -> list[StepKey]:
+        """Return the failed steps whose failure reached the end of the job (all failed arms of a parallel), or all."""
         with self.store.reading() as reads:
             failed = [step for step in reads.steps(job.job_id) if step.state is StepState.FAILED]
+        if all_failed:
+            return [step.step_key for step in failed]
         failure = msgspec.json.decode(job.error) if job.error else {}
         key = failure.get("step_key")
         if key is not None:
@@ -525,7 +530,9 @@ class Core:
         return opened[0]
 
     def settle(self, job_id: str, step_key: str, *, verdict: str, value: str | None, by: str | None) -> None:
-        """Settle a step in doubt ahead of replay: it was done (with a value as JSON), it was not, or it failed."""
+        """Settle a step in doubt ahead of replay: ``verdict`` is done (with a value as JSON), not_done, or fail."""
+        if verdict not in DOUBT_OPTIONS:
+            raise InvalidArgument(f"verdict={verdict!r}: one of {', '.join(DOUBT_OPTIONS)}", job_id=job_id)
         if value is not None:
             try:
                 msgspec.json.decode(value)

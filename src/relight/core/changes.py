@@ -423,6 +423,7 @@ OPS: tuple[type[Row], ...] = (
     QueueLimit,
     BeginStep,
     UpdateStep,
+    SetProgress,
     NewSignal,
     ReadSignal,
     NewDecision,
@@ -446,7 +447,6 @@ OPS: tuple[type[Row], ...] = (
     NewRecovery,
     PutKind,
     PutQueue,
-    SetProgress,
     CloseWriter,
 )
 """All operations in the order in which a store applies them. The fence is checked right after ``OpenWriter``."""

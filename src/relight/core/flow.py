@@ -27,11 +27,11 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from relight.core.commands import Command, JobRef
-from relight.core.commands.steps import AskPerson, BeginTry, FailTry, FinishStep, ReconcileStep
+from relight.core.commands.steps import AskPerson, BeginTry, EndWait, FailTry, FinishStep, ReconcileStep
 from relight.core.failure import Failure, failure_of, read_failure
 from relight.core.history import History, differing_arguments
 from relight.core.retry import ONE_TRY, Retry
-from relight.errors import PayloadError, StepError
+from relight.errors import PayloadError, StepError, type_name
 from relight.ids import StepKey
 from relight.model import DecisionRecord, InDoubtPolicy, StepKind, StepRecord, StepState
 
@@ -118,6 +118,13 @@ class Mismatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Abandoned:
+    """This step was cancelled by a sibling while it ran, and is not run again. Leaves as it left then: cancelled."""
+
+    key: StepKey
+
+
+@dataclass(frozen=True, slots=True)
 class Returned:
     """The function returned."""
 
@@ -132,7 +139,7 @@ class Raised:
     certain: bool | None = None
 
 
-Request = Enter | Persist | Invoke | Park | LookDecision | Stow | Unstow | Now | NewId | Mismatch
+Request = Enter | Persist | Invoke | Park | LookDecision | Stow | Unstow | Now | NewId | Mismatch | Abandoned
 Flow = Generator[Any, Any, Any]
 """A generator of requests; its return value is what the caller of the primitive gets."""
 
@@ -218,6 +225,8 @@ def run_step(history: History, job: JobRef, step: StepSpec, call: StepCall) -> F
     if record is not None and record.state in (StepState.COMPLETED, StepState.FAILED):
         return (yield from _replayed(record, step, call))
     yield Enter(call.key)
+    if record is not None and record.state is StepState.ABANDONED:
+        yield Abandoned(call.key)
     ahead = history.ahead_of(call.key)
     if record is None and ahead:
         yield Mismatch(
@@ -235,41 +244,40 @@ def _argument_mismatch(record: StepRecord, step: StepSpec, call: StepCall, diffe
 
 
 def _replayed(record: StepRecord, step: StepSpec, call: StepCall) -> Flow:
-    if record.state is StepState.COMPLETED:
-        text = yield Unstow(record.outcome or "null")
+    if record.state is StepState.FAILED:
+        raise _as_raised(read_failure(record.error or "{}"), step, call)
+    text = yield Unstow(record.outcome or "null")
+    try:
         return call.result.decode(text.encode())
-    raise _as_raised(read_failure(record.error or "{}"), step, call)
+    except PayloadError as error:
+        detail = f"its recorded outcome no longer fits: {error}. Recorded under {record.code_ref}, now {step.code_ref}"
+        yield Mismatch(call.key, "outcome", detail, digest(text), "")
 
 
 def _as_raised(failure: Failure, step: StepSpec, call: StepCall) -> Exception:
     """Return what a workflow gets for a failed step: a declared error as itself, everything else as ``StepFailed``."""
     if failure.declared is not None:
         for declared in step.raises:
-            if _named(declared) == failure.type:
-                return call.decode_error(declared, failure.declared)
+            if type_name(declared) == failure.type:
+                try:
+                    return call.decode_error(declared, failure.declared)
+                except PayloadError:
+                    break  # its class can no longer be made from the record
     return failure.as_step_failed(call.key)
-
-
-def _named(t: type[BaseException]) -> str:
-    return t.__qualname__ if t.__module__ == "builtins" else f"{t.__module__}.{t.__qualname__}"
 
 
 def _try_until_settled(
     history: History, job: JobRef, step: StepSpec, call: StepCall, record: StepRecord | None
 ) -> Flow:
-    try_number = 1
     first_ms: int = record.begun_at if record is not None else (yield Now())
-    if record is not None and record.state is not StepState.ABANDONED:
-        last = read_failure(record.error) if record.error else None
-        cut = record.state in (StepState.RUNNING, StepState.IN_DOUBT) and last is None
-        try_number = record.try_number if cut else record.try_number + 1
-        doubtful = record.state in (StepState.RUNNING, StepState.IN_DOUBT) or (last is not None and not last.certain)
-        if doubtful and record.try_number > 0:
-            done, value = yield from _settle_doubt(history, job, step, call, record.try_number)
-            if done:
-                return value
-        elif record.until is not None and record.until > 0:
-            yield Park(StepKind.STEP, None, record.until)
+    stopped = _Stopped(1) if record is None else _where_it_stopped(record, step)
+    if stopped.resume_at:
+        yield Park(StepKind.STEP, None, stopped.resume_at)
+    if stopped.doubtful_try is not None:
+        done, value = yield from _settle_doubt(history, job, step, call, stopped.doubtful_try)
+        if done:
+            return value
+    try_number = stopped.next_try
     while True:
         outcome = yield from _one_try(job, step, call, try_number)
         if isinstance(outcome, Returned):
@@ -281,6 +289,33 @@ def _try_until_settled(
             if done:
                 return value
         try_number += 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Stopped:
+    """Where an earlier run left a step: the next try's number, the try nobody knows about, when to go on (0: now)."""
+
+    next_try: int
+    doubtful_try: int | None = None
+    resume_at: int = 0
+
+
+def _where_it_stopped(record: StepRecord, step: StepSpec) -> _Stopped:
+    """Tell how to go on with a step that has a record but no outcome.
+
+    A try that a crash cut keeps its number, whatever was recorded of the tries before it. A step that an operator's retry
+    opened again has its tries counted anew; if nobody knows about its last one, that is settled first as ever (only where
+    the policy is to fail, the retry was the answer).
+    """
+    last = read_failure(record.error) if record.error else None
+    begun = record.state in (StepState.RUNNING, StepState.IN_DOUBT)
+    if begun and (last is None or last.tries < record.try_number):
+        return _Stopped(record.try_number, record.try_number)
+    uncertain = last is not None and not last.certain
+    if record.try_number == 0:
+        asks = uncertain and step.policy in ("ask", "reconcile")
+        return _Stopped(1, last.tries if last is not None and asks else None)
+    return _Stopped(record.try_number + 1, record.try_number if begun or uncertain else None, record.until or 0)
 
 
 def _one_try(job: JobRef, step: StepSpec, call: StepCall, try_number: int) -> Flow:
@@ -339,18 +374,18 @@ def _record_failure(
 ) -> Flow:
     """Record a failed try; return when the next one is, or raise what the workflow gets when there is none."""
     error = raised.error
-    declared = call.encode_error(error) if isinstance(error, step.raises) else None
-    details = None
-    if isinstance(error, StepError) and error.details is not None:
-        details = msgspec.json.encode(error.details, enc_hook=str).decode()
+    declared = _declared(step, call, error)
     certain = _certain(step, raised)
-    failure = failure_of(error, tries=try_number, certain=certain, details=details, declared=declared)
+    failure = failure_of(error, tries=try_number, certain=certain, details=_details(error), declared=declared)
     now_ms: int = yield Now()
     next_at = None
-    if declared is None:
-        next_at = step.retry.next_try_at(
-            try_number, error, idempotency_key(job.job_id, call.key), now_ms=now_ms, first_ms=first_ms
-        )
+    if not isinstance(error, step.raises):
+        seed = idempotency_key(job.job_id, call.key)
+        try:
+            next_at = step.retry.next_try_at(try_number, error, seed, now_ms=now_ms, first_ms=first_ms)
+        except Exception as broken:  # boundary: the user's predicate of Retry(on=…); a failure it cannot judge is final
+            error.add_note(f"and Retry(on=…) of {step.name} raised {type(broken).__name__}: {broken}")
+            failure = failure_of(error, tries=try_number, certain=certain, details=_details(error), declared=declared)
     state = StepState.FAILED if next_at is None else StepState.BACKOFF if certain else StepState.IN_DOUBT
     yield Persist(
         FailTry(
@@ -366,6 +401,25 @@ def _record_failure(
     if next_at is None:
         raise _as_raised(failure, step, call)
     return next_at
+
+
+def _declared(step: StepSpec, call: StepCall, error: Exception) -> str | None:
+    """Return a declared error in its stored form; None for any other, and for one that cannot be stored."""
+    if not isinstance(error, step.raises):
+        return None
+    try:
+        return call.encode_error(error)
+    except PayloadError:
+        return None  # it comes back as StepFailed, on the first run too
+
+
+def _details(error: Exception) -> str | None:
+    if not isinstance(error, StepError) or error.details is None:
+        return None
+    try:
+        return msgspec.json.encode(error.details, enc_hook=str).decode()
+    except Exception:  # boundary: a user's __str__, cycles, lone surrogates; the failure itself must be recorded
+        return msgspec.json.encode(ascii(type(error.details).__name__)).decode()
 
 
 def _settle_doubt(history: History, job: JobRef, step: StepSpec, call: StepCall, try_number: int) -> Flow:
@@ -393,16 +447,35 @@ def _settle_doubt(history: History, job: JobRef, step: StepSpec, call: StepCall,
             raise failure.as_step_failed(call.key)
         case "reconcile":
             got: Returned | Raised = yield Invoke(step, call, try_number, reconcile=True)
-            if isinstance(got, Returned):
-                return (yield from _reconciled(job, step, call, try_number, got.value))
+            settled, text = _reading_of(call, got)
+            if settled:
+                return (yield from _reconciled(job, step, call, try_number, text))
+            return (yield from _ask_about(history, job, call, try_number, f" (to reconcile it failed: {text})"))
     return (yield from _ask_about(history, job, call, try_number))
 
 
-def _reconciled(job: JobRef, step: StepSpec, call: StepCall, try_number: int, answer: Any) -> Flow:
+def _reading_of(call: StepCall, got: Returned | Raised) -> tuple[bool, str | None]:
+    """Read a reconciling function's answer: (True, the result as JSON), (True, None) for not done, (False, why not)."""
+    if isinstance(got, Raised):
+        return False, f"{type(got.error).__name__}: {got.error}"
+    answer = got.value
+    match type(answer).__name__:
+        case "NotDone":
+            return True, None
+        case "Done" if hasattr(answer, "value"):
+            try:
+                text = call.result.encode(answer.value, what=f"result of {call.key}, as reconciled").decode()
+                call.result.decode(text.encode())
+            except PayloadError as error:
+                return False, str(error)
+            return True, text
+    return False, f"returned {type(answer).__name__}, neither Done(value) nor NotDone()"
+
+
+def _reconciled(job: JobRef, step: StepSpec, call: StepCall, try_number: int, text: str | None) -> Flow:
     by = getattr(step.reconcile, "__qualname__", "reconcile")
-    if type(answer).__name__ == "Done" and hasattr(answer, "value"):
-        data = call.result.encode(answer.value, what=f"result of {call.key}, as reconciled")
-        return (yield from _done(job, call, try_number, data.decode(), by, human=False))
+    if text is not None:
+        return (yield from _done(job, call, try_number, text, by, human=False))
     yield Persist(ReconcileStep(job=job, step_key=call.key, verdict="not_done", by=by, try_number=try_number))
     return False, None
 
@@ -432,12 +505,15 @@ DOUBT_OPTIONS = ("done", "not_done", "fail")
 """What a person may answer about a step in doubt."""
 
 
-def _ask_about(history: History, job: JobRef, call: StepCall, try_number: int) -> Flow:
-    """Ask a person whether a try happened, and wait for the answer. The question outlives runs and crashes."""
+def _ask_about(history: History, job: JobRef, call: StepCall, try_number: int, why: str = "") -> Flow:
+    """Ask a person whether a try happened, and wait for the answer. The question outlives runs and crashes.
+
+    A value that does not fit the step's result settles nothing: the person is asked again, and told why.
+    """
     key, open_question = history.doubt_question(call.key)
     if open_question is None:
         open_question = yield NewId()
-        question = f"{call.key} began (try {try_number}) and nobody knows whether it happened. Did it?"
+        question = f"{call.key} began (try {try_number}) and nobody knows whether it happened{why}. Did it?"
         yield Persist(
             AskPerson(
                 job=job,
@@ -454,7 +530,13 @@ def _ask_about(history: History, job: JobRef, call: StepCall, try_number: int) -
     answer: DecisionRecord = yield LookDecision(open_question)
     by = answer.by or "unknown"
     if answer.choice == "done":
-        return (yield from _done(job, call, try_number, answer.value or "null", by, human=True, ask_key=key))
+        text = answer.value or "null"
+        try:
+            call.result.decode(text.encode())
+        except PayloadError as error:
+            yield Persist(EndWait(job=job, step_key=key, outcome=msgspec.json.encode("unreadable").decode()))
+            return (yield from _ask_about(history, job, call, try_number, f" (the value from {by}: {error})"))
+        return (yield from _done(job, call, try_number, text, by, human=True, ask_key=key))
     failed = answer.choice == "fail"
     failure = Failure(type="in_doubt", code="in_doubt", message=answer.note or f"{by} failed it", tries=try_number)
     yield Persist(

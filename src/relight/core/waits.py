@@ -28,7 +28,7 @@ from relight.core.commands.steps import (
 )
 from relight.core.flow import Enter, Flow, LookDecision, Mismatch, NewId, Now, Park, Persist, digest
 from relight.core.history import History
-from relight.errors import Conflict
+from relight.errors import Conflict, IdempotencyMismatch
 from relight.ids import JobId, StepKey
 from relight.model import Actor, DecisionRecord, JobRecord, JobState, SignalRecord, StepKind, StepRecord, StepState
 
@@ -146,7 +146,7 @@ class Question:
 
 
 def ask(history: History, job: JobRef, key: StepKey, question: Question) -> Flow:
-    """Ask a person. Returns ``{"id", "choice", "by", "note", "at"}`` (``at`` in ms), or ``"timeout"``."""
+    """Ask a person. Returns ``{"id", "choice", "by", "note", "at"}``, or ``{"id", "expired_at"}`` (times in ms)."""
     record = yield from _open(history, key, StepKind.ASK)
     if _over(record):
         return _read(record)
@@ -168,15 +168,15 @@ def ask(history: History, job: JobRef, key: StepKey, question: Question) -> Flow
     else:
         decision_id, until = record.waits_for or "", record.until
     came = yield Park(StepKind.ASK, decision_id, until)
+    outcome: dict[str, object] = {"id": decision_id, "expired_at": until or 0}
     if came == "due":
         try:
-            yield Persist(ExpireDecision(job=job, step_key=key, decision_id=decision_id, outcome=_text(TIMED_OUT)))
+            yield Persist(ExpireDecision(job=job, step_key=key, decision_id=decision_id, outcome=_text(outcome)))
         except Conflict:
             pass  # answered, or expired by a timer, in the same moment: its row says which
         else:
-            return TIMED_OUT
+            return outcome
     row: DecisionRecord = yield LookDecision(decision_id)
-    outcome: Any = TIMED_OUT
     if row.state == "given":
         outcome = {"id": row.decision_id, "choice": row.choice, "by": row.by, "note": row.note, "at": row.decided_at}
     yield Persist(EndWait(job=job, step_key=key, outcome=_text(outcome)))
@@ -188,9 +188,11 @@ def start_children(history: History, job: JobRef, key: StepKey, children: Sequen
     record = yield from _open(history, key, StepKind.CHILD)
     if _over(record):
         return _read(record)
+    first = _first_of_each_key(children)
     while True:
         owners: dict[tuple[str, str], JobId] = yield LookOwners(tuple(children))
-        ids = [owners.get((c.kind, c.idempotency_key or ""), c.job_id) for c in children]
+        known = first | owners
+        ids = [known.get((c.kind, c.idempotency_key or ""), c.job_id) for c in children]
         fresh = tuple(c for c, job_id in zip(children, ids, strict=True) if c.job_id == job_id)
         try:
             yield Persist(StartChildren(job=job, step_key=key, name="start", children=fresh, outcome=_text(ids)))
@@ -200,6 +202,20 @@ def start_children(history: History, job: JobRef, key: StepKey, children: Sequen
                 raise
             continue
         return ids
+
+
+def _first_of_each_key(children: Sequence[SubmitJob]) -> dict[tuple[str, str], JobId]:
+    """Return which of these children owns each key. Raises ``IdempotencyMismatch`` when two differ under one key."""
+    first: dict[tuple[str, str], SubmitJob] = {}
+    for child in children:
+        if child.idempotency_key is not None:
+            owner = first.setdefault((child.kind, child.idempotency_key), child)
+            if owner.inputs_hash != child.inputs_hash:
+                raise IdempotencyMismatch(
+                    f'two children of kind {child.kind} have the key "{child.idempotency_key}" and other arguments',
+                    job_id=owner.job_id,
+                )
+    return {key: child.job_id for key, child in first.items()}
 
 
 def child_result(history: History, job: JobRef, key: StepKey, child_id: JobId, timeout_ms: int | None) -> Flow:

@@ -38,9 +38,9 @@ def _owner_silent(case: Case) -> Found | None:
     if owner is None or (owner.state is EngineState.LIVE and owner.lease_until >= case.facts.now_ms):
         return None
     name = f"{engine_words(owner)} (pid {owner.pid})"
+    others = [e for e in case.heard_of() if e.engine_id != owner.engine_id]
     if owner.state is EngineState.LIVE:
         how = f"{name} has not been heard of for {case.words.past(owner.beat_at)}"
-        others = [e for e in case.heard_of() if e.engine_id != owner.engine_id]
         judge = engine_words(others[0]) if others else "the next engine to start"
         then = f"{judge} looks whether it is dead, and then recovers this job"
         since = owner.beat_at
@@ -48,6 +48,8 @@ def _owner_silent(case: Case) -> Found | None:
         said = {EngineState.SILENT: "is silent", EngineState.DEAD: "is dead"}.get(owner.state, "has stopped")
         how = f"{name} {said}"
         then = "recovery moves this run to stalled next"
+        if not others:
+            then = "no engine runs to recover it (start one: relight worker MODULE)"
         since = owner.ended_at or owner.beat_at
     busy = listed([plain(s.step_key, 80) for s in _in_flight(case)])
     return Found(

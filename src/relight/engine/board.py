@@ -27,7 +27,7 @@ LEAVE = "leave"
 class Waiter:
     """One line of a run that waits. ``wake`` is called once, from any thread, with what happened."""
 
-    __slots__ = ("_wake", "kind", "outcome", "put_away_at", "run", "until", "waits_for")
+    __slots__ = ("_wake", "kind", "looked", "outcome", "put_away_at", "run", "until", "waits_for")
 
     def __init__(self, run: Run, kind: str, waits_for: str | None, wake: Callable[[str], None]) -> None:
         self.run = run
@@ -35,14 +35,28 @@ class Waiter:
         self.waits_for = waits_for
         self.put_away_at = 0
         self.until: int | None = None
+        self.looked = waits_for is None
+        """Whether the store was asked, since the line parked, if what it waits for has come."""
         self.outcome: str | None = None
         self._wake = wake
 
     def wake(self, outcome: str) -> None:
-        """Wake the line, if nothing woke it before."""
-        if self.outcome is None:
-            self.outcome = outcome
-            self._wake(outcome)
+        """Wake the line, if nothing woke it before. What is first is decided under the run's lock."""
+        with self.run.lock:
+            mine = self.settle(outcome)
+        if mine:
+            self.tell()
+
+    def settle(self, outcome: str) -> bool:
+        """Decide what wakes the line, if nothing has; the run's lock is held. ``tell`` it afterwards."""
+        if self.outcome is not None:
+            return False
+        self.outcome = outcome
+        return True
+
+    def tell(self) -> None:
+        """Let the line go on with what was decided."""
+        self._wake(self.outcome or LEAVE)
 
 
 class Board:
@@ -55,6 +69,7 @@ class Board:
         self._timers: list[tuple[int, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._waiting: dict[Waiter, None] = {}
+        self._asked: list[Waiter] = []
 
     def after(self, ms: int, call: Callable[[], None]) -> None:
         """Call something once ``ms`` milliseconds have passed, from the supervisor's thread."""
@@ -95,11 +110,12 @@ class Board:
     def open_waits(self) -> list[OpenWait]:
         """Return what lines here wait for."""
         with self._lock:
-            return [OpenWait(w.run.ref.job_id, w.kind, w.waits_for or "") for w in self._waiting]
+            self._asked = list(self._waiting)
+            return [OpenWait(w.run.ref.job_id, w.kind, w.waits_for or "") for w in self._asked]
 
     def arrived(self, come: set[tuple[str, str]]) -> None:
-        """Wake the lines whose wait is over."""
-        with self._lock:
-            woken = [w for w in self._waiting if (w.run.ref.job_id, w.waits_for or "") in come]
-        for waiter in woken:
-            waiter.wake(ARRIVED)
+        """Wake the lines whose wait is over, of those that ``open_waits`` last named."""
+        for waiter in self._asked:
+            waiter.looked = True
+            if (waiter.run.ref.job_id, waiter.waits_for or "") in come:
+                waiter.wake(ARRIVED)

@@ -7,19 +7,21 @@ is set aside, and the others are claimed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from relight.core.changes import QueueLimit
-from relight.core.commands.engines import QuarantineRow
 from relight.ids import EngineId
 from relight.model import JobRecord, QueueRecord, StepRecord
-from relight.store.reads import Reads
+from relight.store.reads import Reads, Unreadable
 from relight.store.store import Store
 
 MAX_CLAIMS = 500
+
+SetAside = Callable[[str, Sequence[Unreadable]], None]
+"""Puts jobs into quarantine: which table's rows cannot be read, and whose."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +51,16 @@ def find_candidates(
     consume: Sequence[str] | None,
     room: Room,
     now_ms: int,
-) -> tuple[list[Candidate], list[QuarantineRow]]:
-    """Return what to claim, the most urgent first, and what to set aside because it cannot be read."""
+    set_aside: SetAside,
+) -> list[Candidate]:
+    """Return what to claim, the most urgent first. Jobs that cannot be read are set aside."""
     kinds = [*async_kinds, *(sync_kinds if room.threads > 0 else ())]
     if room.slots <= 0 or not kinds:
-        return [], []
+        return []
     found: list[JobRecord] = []
     limits: dict[str, tuple[QueueLimit, ...]] = {}
-    bad: list[QuarantineRow] = []
+    bad_jobs: list[Unreadable] = []
+    bad_steps: list[Unreadable] = []
     with store.reading() as reads:
         queues = reads.claimable_queues()
         defined = {queue.queue: queue for queue in reads.queues()} if queues else {}
@@ -66,16 +70,29 @@ def find_candidates(
             definition = defined.get(queue, QueueRecord(queue=queue))
             free, limits[queue] = _free_in(reads, definition, me, min(room.slots, MAX_CLAIMS))
             if free > 0:
-                jobs, unreadable = _read_claimable(reads, queue, kinds, now_ms, free, me)
-                found += jobs
-                bad += unreadable
+                found += reads.claimable(queue, kinds, now_ms, free, aside=bad_jobs)
         found.sort(key=lambda job: (-job.priority, job.ready_at or 0, job.job_id))
         chosen = _fit(found, room, frozenset(sync_kinds))
         begun = [job.job_id for job in chosen if job.begun]
         steps: dict[str, list[StepRecord]] = {}
-        for step in reads.steps_of(begun) if begun else ():
+        for step in reads.steps_of(begun, aside=bad_steps) if begun else ():
             steps.setdefault(step.job_id, []).append(step)
-    return [Candidate(job, tuple(steps.get(job.job_id, ())), limits[job.queue]) for job in chosen], bad
+    bad_jobs += [Unreadable(job.job_id, problem) for job in chosen if (problem := _problem_of(job))]
+    set_aside("jobs", bad_jobs)
+    set_aside("steps", bad_steps)
+    bad = {each.id for each in (*bad_jobs, *bad_steps)}
+    return [
+        Candidate(job, tuple(steps.get(job.job_id, ())), limits[job.queue]) for job in chosen if job.job_id not in bad
+    ]
+
+
+def _problem_of(job: JobRecord) -> str | None:
+    """Return what is wrong with a row that reads as a job and still cannot be run."""
+    try:
+        msgspec.json.decode(job.tags or "{}", type=dict[str, str])
+    except msgspec.DecodeError as error:
+        return f"tags: {error}"
+    return None
 
 
 def _free_in(reads: Reads, queue: QueueRecord, me: EngineId, most: int) -> tuple[int, tuple[QueueLimit, ...]]:
@@ -111,31 +128,3 @@ def _fit(found: Sequence[JobRecord], room: Room, sync_kinds: frozenset[str]) -> 
         chosen.append(job)
     return chosen
 
-
-def _read_claimable(
-    reads: Reads, queue: str, kinds: Sequence[str], now_ms: int, limit: int, me: EngineId
-) -> tuple[list[JobRecord], list[QuarantineRow]]:
-    try:
-        return reads.claimable(queue, kinds, now_ms, limit), []
-    except msgspec.ValidationError:
-        pass  # one of them cannot be read: find out which
-    jobs: list[JobRecord] = []
-    bad: list[QuarantineRow] = []
-    for job_id in reads.claimable_ids(queue, kinds, now_ms, limit):
-        try:
-            job = reads.job(job_id)
-        except msgspec.ValidationError as error:
-            bad.append(
-                QuarantineRow(
-                    job_id=job_id,
-                    trace_id=None,
-                    table_name="jobs",
-                    code="unreadable",
-                    detail=str(error),
-                    recovery_id=None,
-                    judge=me,
-                )
-            )
-        else:
-            jobs += [job] if job is not None else []
-    return jobs, bad

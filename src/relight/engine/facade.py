@@ -27,12 +27,17 @@ from relight.core import events as ev
 from relight.core.commands.engines import Tell
 from relight.core.commands.steering import ReleaseHeld, ref_of, system
 from relight.engine.incarnation import Incarnation, Ports
+from relight.engine.recovery import describe
 from relight.engine.supervisor import Beat, Supervisor, Watch
-from relight.errors import Conflict, InvalidArgument, StorageUnavailable
+from relight.errors import GateClosed, GateError, InvalidArgument, RelightError
 from relight.ids import EngineId, Ids, JobId, RandomIds
 from relight.model import GateState, QueueRecord
 from relight.settings import Settings, resolve
 from relight.store.store import Store
+
+
+START_ANEW_AGAIN_MS = 500
+"""How long a fenced engine waits between two attempts to start anew, when the store refuses."""
 
 
 class _Host(_Opened):
@@ -85,6 +90,7 @@ class _Host(_Opened):
         self._engine: Incarnation | None = None
         self._services: list[Any] = []
         self._lock = threading.RLock()
+        self._changed = threading.Condition()
         self.fenced_times = 0
 
     @property
@@ -106,6 +112,11 @@ class _Host(_Opened):
         if self._engine is None:
             raise InvalidArgument("this engine is not started; use: with Engine(…) as engine, or engine.start()")
         return self._engine
+
+    def _override(self, arguments: Mapping[str, Any]) -> None:
+        """Let a command line say other settings, before the start. None as a value means that nothing was said."""
+        own = {name: self._settings.values[name] for name, origin in self._settings.origins.items() if origin == "argument"}
+        self._settings = resolve({**own, **{name: value for name, value in arguments.items() if value is not None}})
 
     # one incarnation after the other
 
@@ -144,6 +155,8 @@ class _Host(_Opened):
         core.use_journal(engine.journal)
         self._engine = engine
         self._services = [beat, watch, supervisor]
+        with self._changed:
+            self._changed.notify_all()
         for service in (supervisor, watch, beat):
             service.start()
 
@@ -159,12 +172,26 @@ class _Host(_Opened):
             for service in self._services:
                 service.stop()
             self.fenced_times += 1
-            self._begin_incarnation(self.core.store)
+        while not self._succeed(old):
+            with self._changed:
+                self._clock.wait(self._changed, START_ANEW_AGAIN_MS)
+        old.close(drained=False, suspended=0)
+
+    def _succeed(self, old: Incarnation) -> bool:
+        """Begin the next incarnation; tell whether there is nothing left to try."""
+        with self._lock:
+            if self._engine is not old:
+                return True  # stopped in the meantime
+            try:
+                self._begin_incarnation(self.core.store)
+            except RelightError as error:
+                old.trouble["start"] = describe(error)
+                return False
             self._tell_of(old)
             old.released = lambda run: self._release_job(old, run.ref.job_id)
         for job_id in old.fenced_jobs - {run.ref.job_id for run in old.all_runs()}:
             self._release_job(old, job_id)
-        old.close(drained=False, suspended=0)
+        return True
 
     def _tell_of(self, old: Incarnation) -> None:
         reason = f"incarnation {old.engine_id} was fenced; {old.journal.refused_writes} writes were refused"
@@ -172,29 +199,47 @@ class _Host(_Opened):
         self._alive().journal.put(Tell(payload=told, who=system(old.engine_id)))
 
     def _release_job(self, old: Incarnation, job_id: JobId) -> None:
-        """A try of a fenced incarnation has returned: its job need not be held any longer."""
+        """A job's last try in a fenced incarnation has returned: it need not be held any longer."""
         engine = self._engine
         if engine is None:
             return
-        with engine.store.reading() as reads:
-            heads = reads.job_heads([job_id])
         try:
+            with engine.store.reading() as reads:
+                heads = reads.job_heads([job_id])
             for job in heads:
                 if job.held_by == old.engine_id:
                     engine.journal.put(
                         ReleaseHeld(job=ref_of(job), owner=old.engine_id, who=system(engine.engine_id)),
                         waker=lambda tickets: self._services[1].nudge() if self._services else None,
                     )
-        except (Conflict, StorageUnavailable):
-            return  # stopping: the hold ends with this process
+        except (RelightError, msgspec.ValidationError):
+            return  # stopping, or in trouble: the hold ends with the lock of the old incarnation
 
     # gate, health, leaving
 
     def _wait_for_gate(self) -> None:
-        engine = self._alive()
-        watch = self._services[1]
-        engine.gate.done, engine.gate.expected = watch.progress()
-        engine.gate.wait(self._settings.gate_timeout_ms)
+        """Wait for the gate of this incarnation, or of its successor when it is fenced."""
+        deadline = self._clock.mono_ms() + self._settings.gate_timeout_ms
+        while True:
+            engine = self._alive()
+            left = deadline - self._clock.mono_ms()
+            try:
+                engine.gate.wait(max(left, 0))
+            except GateError:
+                if not engine.journal.fenced or left <= 0:
+                    raise
+            if not engine.journal.fenced:
+                return
+            if left <= 0:
+                raise GateClosed(
+                    f"engine {engine.name} was declared dead by another one and is starting anew; nothing was accepted. Try again",
+                    recovered=0,
+                    expected=0,
+                    retry_after_seconds=1.0,
+                )
+            with self._changed:
+                if self._engine is engine:
+                    self._clock.wait(self._changed, min(left, START_ANEW_AGAIN_MS))
 
     def _stop(self, drain_seconds: float | None) -> None:
         with self._lock:
@@ -204,16 +249,20 @@ class _Host(_Opened):
             drain_ms = self._settings.drain_ms if drain_seconds is None else int(drain_seconds * 1000)
             before = len(engine.all_runs())
             drained = engine.drain(drain_ms)
-            engine.gate.abandon("this engine was stopped")
+            engine.gate.abandon("was stopped")
             for service in reversed(self._services):
                 service.stop()
             core, self._core = self._core, None
-            engine.close(drained=drained, suspended=before - len(engine.all_runs()))
             self._engine = None
             self._services = []
-            if core is not None:
-                core.ends.stop()
-                core.store.close()
+            try:
+                engine.close(drained=drained, suspended=before - len(engine.all_runs()))
+            finally:
+                if core is not None:
+                    core.ends.stop()
+                    core.store.close()
+        with self._changed:
+            self._changed.notify_all()
         engine_stopped(self)
 
     def _engine_health(self) -> dict[str, object]:
@@ -223,7 +272,7 @@ class _Host(_Opened):
         if engine.gate.state is not GateState.OPEN:
             gate["recovering"] = {"done": done, "expected": expected}
             gate["gate_reason"] = engine.gate.reason
-        ok = engine.gate.is_open and engine.degraded is None and not engine.journal.fenced
+        ok = engine.gate.is_open and engine.degraded is None and not engine.journal.fenced and not engine.trouble
         return {
             **engine.store.health(),
             "role": "engine",
@@ -232,6 +281,7 @@ class _Host(_Opened):
             "ok": ok,
             **gate,
             "degraded": None if engine.degraded is None else str(engine.degraded),
+            "trouble": dict(engine.trouble) or None,
             "draining": engine.draining,
             "running": len(engine.all_runs()),
             "slots": self._settings.slots,

@@ -8,6 +8,7 @@ a reason; waiters are told; it opens by itself once recovery succeeds. Trouble l
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from relight.clock import Clock
 from relight.errors import GateClosed, GateError, RecoveryFailed
@@ -15,19 +16,23 @@ from relight.model import GateState
 
 
 class Gate:
-    """The latch in memory, with those who wait for it. Its twin in the store is set by the same command that tells of it."""
+    """The latch in memory, with those who wait for it. Its twin in the store is set by the same command that tells of it.
+
+    ``progress`` tells how many runs recovery has accounted for, of how many; ``waiting`` counts those who wait.
+    """
 
     def __init__(self, clock: Clock, name: str) -> None:
         self._clock = clock
         self._name = name
         self._changed = threading.Condition()
         self._failures = 0
+        self._abandoned: str | None = None
         self.state = GateState.CLOSED
         self.reason: str | None = None
         self.closed_at = clock.mono_ms()
         self.closed_ms: int | None = None
-        self.expected = 0
-        self.done = 0
+        self.waiting = 0
+        self.progress: Callable[[], tuple[int, int]] = lambda: (0, 0)
 
     @property
     def is_open(self) -> bool:
@@ -52,23 +57,47 @@ class Gate:
                 self._changed.notify_all()
 
     def abandon(self, reason: str) -> None:
-        """The engine stops: nobody need wait any longer."""
-        self.fail(reason)
+        """The incarnation ends (``reason`` says how): a gate that is shut stays shut, and nobody need wait any longer."""
+        with self._changed:
+            self._abandoned = reason
+            self._changed.notify_all()
 
     def wait(self, timeout_ms: int) -> None:
-        """Wait until it is open. Raises ``RecoveryFailed`` as soon as recovery failed, ``GateClosed`` after the time-out."""
+        """Wait until it is open.
+
+        Raises ``RecoveryFailed`` as soon as recovery failed, ``GateClosed`` after the time-out or when it is abandoned.
+        """
         deadline = self._clock.mono_ms() + timeout_ms
         with self._changed:
             if self.state is GateState.OPEN:
                 return
-            failures = self._failures
-            while not self.is_open:
-                left = deadline - self._clock.mono_ms()
-                if self._failures > failures or (self.state is GateState.FAILED and left <= 0):
-                    raise self._failed()
-                if left <= 0:
-                    raise self._closed()
-                self._clock.wait(self._changed, left)
+            self.waiting += 1
+            try:
+                self._wait_for_change(deadline)
+            finally:
+                self.waiting -= 1
+
+    def _wait_for_change(self, deadline: int) -> None:
+        failures = self._failures
+        while not self.is_open:
+            left = deadline - self._clock.mono_ms()
+            if self._abandoned is not None:
+                raise self._ended(self._abandoned)
+            if self._failures > failures or (self.state is GateState.FAILED and left <= 0):
+                raise self._failed()
+            if left <= 0:
+                raise self._closed()
+            self._clock.wait(self._changed, left)
+
+    def _ended(self, reason: str) -> GateError:
+        done, expected = self.progress()
+        return GateClosed(
+            f"engine {self._name} {reason} before it had recovered the last crash; nothing was accepted. Use another engine, "
+            "or a Client: its jobs start once some gate opens",
+            recovered=done,
+            expected=expected,
+            retry_after_seconds=1.0,
+        )
 
     def _failed(self) -> GateError:
         return RecoveryFailed(
@@ -80,12 +109,13 @@ class Gate:
 
     def _closed(self) -> GateError:
         for_ms = self._clock.mono_ms() - self.closed_at
-        rate = self.done / for_ms if self.done and for_ms else 0
-        again = max(1.0, (self.expected - self.done) / rate / 1000) if rate else 1.0
+        done, expected = self.progress()
+        rate = done / for_ms if done and for_ms else 0
+        again = max(1.0, (expected - done) / rate / 1000) if rate else 1.0
         return GateClosed(
-            f"engine {self._name} is still recovering ({self.done:,} of {self.expected:,} runs, {for_ms / 1000:.0f} s so far). "
+            f"engine {self._name} is still recovering ({done:,} of {expected:,} runs, {for_ms / 1000:.0f} s so far). "
             f"Try again in about {again:.0f} s",
-            recovered=self.done,
-            expected=self.expected,
+            recovered=done,
+            expected=expected,
             retry_after_seconds=again,
         )

@@ -23,7 +23,7 @@ from relight.clock import Clock
 from relight.core import events as ev
 from relight.core.changes import OpenWriter
 from relight.core.commands import Command
-from relight.core.commands.engines import CloseWriterNow, OpenWriterNow, RegisterKinds, RenewLease, Tell
+from relight.core.commands.engines import CloseWriterNow, OpenWriterNow, QuarantineRow, RegisterKinds, RenewLease, Tell
 from relight.core.commands.jobs import PutJobAway, SubmitJob, fresh_run
 from relight.core.commands.steering import system
 from relight.core.flow import STOWED
@@ -44,6 +44,7 @@ from relight.errors import (
     Conflict,
     Fenced,
     IdempotencyMismatch,
+    Overloaded,
     RelightError,
     StorageUnavailable,
     Suspending,
@@ -52,9 +53,15 @@ from relight.ids import EngineId, Ids, JobId, short
 from relight.model import DecisionRecord, GateState, JobRecord, JobState, QueueRecord, Role
 from relight.settings import Settings
 from relight.store.journal import Journal, Ticket
+from relight.store.reads import EventFilter, Unreadable
 from relight.store.store import Store
 from relight.version import VERSION
 
+START_PATIENCE_SECONDS = 10.0
+"""How long a start waits for a store that refuses to take the engine's row."""
+LEAVE_MS = 2000
+"""How long a stop waits for async runs that outlived the drain to leave by cancellation."""
+SETTLE_AGAIN_MS = 250
 SETTLE_MS = 25
 """How long a run must have been quiet before it is put away for a wait that is known to be long."""
 
@@ -112,6 +119,9 @@ class Incarnation:
         self.draining = False
         self.renewed_at = self.clock.mono_ms()
         self.degraded: RelightError | None = None
+        self.outages = 0
+        self.trouble: dict[str, str] = {}
+        """What keeps failing in which service, for health; empty when all is well."""
         self._on_ended = on_ended
         self.on_news: Callable[[frozenset[str]], None] = lambda ops: None
         self.nudge_hook: Callable[[], None] = lambda: None
@@ -124,11 +134,17 @@ class Incarnation:
         """Take the lock, then write this incarnation's row with the gate closed, and what it can do."""
         self.lock = LockFile.create(self.state_dir, self.engine_id, self.nonce, self.clock)
         self.lock.beat(self.clock.now_ms())
-        self.journal.start()
-        with self.store.reading() as reads:
-            known = {kind for kind, _ in reads.kinds()}
-            defined = {queue.queue: queue for queue in reads.queues()}
-        self.journal.execute(self._registration(known, defined))
+        try:
+            self.journal.start()
+            with self.store.reading() as reads:
+                known = {kind for kind, _ in reads.kinds()}
+                defined = {queue.queue: queue for queue in reads.queues()}
+            self.journal.execute(self._registration(known, defined), patience_seconds=START_PATIENCE_SECONDS)
+        except BaseException:
+            self.journal.close(timeout_seconds=1)
+            self._left_behind = self.journal.opened
+            self._release_lock()
+            raise
 
     def _opening(self) -> Command:
         now_ms = self.clock.now_ms()
@@ -213,8 +229,8 @@ class Incarnation:
 
         try:
             self.journal.put(RenewLease(engine_id=self.engine_id, lease_ms=self.settings.lease_ms), waker=renewed)
-        except (Fenced, StorageUnavailable):
-            return  # fenced or closing: whoever looks after this incarnation is told otherwise
+        except RelightError:
+            return  # fenced, closing or full: whoever looks after this incarnation is told otherwise
 
     def _lease_is_over(self) -> bool:
         return self.clock.mono_ms() - self.renewed_at > self.settings.lease_ms - self.settings.lease_ms // 6
@@ -260,20 +276,21 @@ class Incarnation:
         if error is not None:
             self._trouble_code = code
             return
+        self.outages += 1
         for payload in (
             ev.EngineDegraded(code=self._trouble_code),
             ev.EngineRecovered(outage_ms=outage_ms),
         ):
             try:
                 self.journal.put(Tell(payload=payload, who=system(self.engine_id)))
-            except (Fenced, StorageUnavailable):
-                return  # closing
+            except RelightError:
+                return  # fenced or closing
 
     _trouble_code = "unknown"
 
     def _fenced(self, on_fenced: Callable[[], None]) -> None:
         self.draining = True
-        self.gate.abandon("this engine was declared dead by another one")
+        self.gate.abandon("was declared dead by another engine")
         self.fenced_jobs = frozenset(run.ref.job_id for run in self.all_runs())
         for run in self.all_runs():
             run.lose("its engine was declared dead by another one")
@@ -281,6 +298,25 @@ class Incarnation:
 
     fenced_jobs: frozenset[JobId] = frozenset()
     """Jobs that ran here when this incarnation was fenced: each is held until its last try has returned."""
+
+    def set_aside(self, table_name: str, aside: Sequence[Unreadable]) -> None:
+        """Put jobs into quarantine one of whose rows cannot be read, so that they harm only themselves."""
+        for bad in aside:
+            with self.store.reading() as reads:
+                told = reads.events(EventFilter(job_id=bad.id, limit=1))
+            command = QuarantineRow(
+                job_id=JobId(bad.id),
+                trace_id=told[0].trace_id if told else None,
+                table_name=table_name,
+                code="unreadable",
+                detail=bad.detail,
+                recovery_id=None,
+                judge=self.engine_id,
+            )
+            try:
+                self.journal.put(command)
+            except RelightError:
+                return  # whoever meets it next sets it aside
 
     def all_runs(self) -> list[Run]:
         """The runs in memory."""
@@ -381,6 +417,12 @@ class Incarnation:
         try:
             command = command_for(run, self, value, error, self.clock.now_ms(), encode)
             self.journal.put(command, waker=lambda tickets: self._recorded(run, tickets[0]))
+        except (StorageUnavailable, Overloaded):
+            if self.closed or self.journal.fenced:
+                self._gone(run)
+                return
+            # The run has ended but is not recorded: to forget it now would leave its job running, without anyone to end it.
+            self.board.after(SETTLE_AGAIN_MS, lambda: self._settle(run, value, error))
         except RelightError as refused:
             run.lose(str(refused))
             self._gone(run)
@@ -406,20 +448,22 @@ class Incarnation:
             if not self.runs:
                 self.no_runs.notify_all()
             empty = not self.runs
-        self.released(run)
-        self._on_ended(run.ref.job_id)
+        try:
+            self.released(run)
+            self._on_ended(run.ref.job_id)
+        except (RelightError, msgspec.DecodeError):
+            pass  # called by the journal's thread, which must not end: who waits for this job looks for itself, too
         self.nudge()
         if empty and self.closed:
-            self._release_lock()
+            self._finish()
 
     def maybe_put_away(self, run: Run) -> None:
         """Put a run away if it is quiet and every wait in it is long."""
-        if run.wants_to_be_put_away(self.clock.mono_ms(), self.settle_ms - 5):
+        wants = run.wants_to_be_put_away(self.clock.mono_ms(), self.settle_ms - 5)
+        if wants:
             run.suspend("waiting")
-        elif run.parked and run.suspending is None and run.spec.is_async and not run.steps:
-            due = [w for w in list(run.parked) if w.put_away_at <= self.clock.mono_ms()]
-            if len(due) == len(run.parked):
-                self.board.after(self.settle_ms, lambda: self.maybe_put_away(run))
+        elif wants is None:
+            self.board.after(self.settle_ms, lambda: self.maybe_put_away(run))
 
     # what runs ask for
 
@@ -511,17 +555,29 @@ class Incarnation:
             self.resources.close()
         finally:
             self._say_goodbye(drained, suspended)
-            if self._loop is not None:
-                self._loop.stop()
-            self.threads.close()
-            self.arms.close()
-            with self.runs_lock:
-                self.closed = True
-                empty = not self.runs
             for run in self.all_runs():
                 run.lose("its engine was stopped")
+            self._wait_for_async_runs()
+            with self.runs_lock:
+                self.closed = True
+                self._left_behind |= bool(self.runs)
+                empty = not self.runs
             if empty:
-                self._release_lock()
+                self._finish()
+
+    _left_behind = False
+    """Whether a run of this incarnation may still be running by the store."""
+
+    def _wait_for_async_runs(self) -> None:
+        """Async runs leave by cancellation as soon as their code lets them; a sync step cannot be made to return."""
+        deadline = self.clock.mono_ms() + LEAVE_MS
+        with self.runs_lock:
+            while any(run.spec.is_async for run in self.runs.values()):
+                left = deadline - self.clock.mono_ms()
+                if left <= 0:
+                    return
+                self._left_behind = True
+                self.clock.wait(self.no_runs, min(left, 20))
 
     def _say_goodbye(self, drained: bool, suspended: int) -> None:
         if self.journal.fenced or not self.journal.opened:
@@ -531,13 +587,22 @@ class Incarnation:
         try:
             self.journal.execute(CloseWriterNow(engine_id=self.engine_id, stopped=stopped), patience_seconds=5)
         except (Conflict, StorageUnavailable):
-            pass  # the next start finds the lock free, and does what is owed
+            self._left_behind = True  # the next start finds the lock free, and does what is owed
         self.journal.close()
 
+    def _finish(self) -> None:
+        """The last run has left: nothing of this incarnation acts any more, and everyone may see that."""
+        if self._loop is not None:
+            self._loop.stop()
+        self.threads.close()
+        self.arms.close()
+        self._release_lock()
+
     def _release_lock(self) -> None:
-        lock, self.lock = self.lock, None
+        with self.runs_lock:
+            lock, self.lock = self.lock, None
         if lock is not None:
-            fenced = self.journal.fenced
             lock.release()
-            if not fenced:
+            # While its row may have runs, or does not say that it stopped, the file is the proof of its death.
+            if not self.journal.fenced and not self._left_behind:
                 remove(lock_path(self.state_dir, self.engine_id))

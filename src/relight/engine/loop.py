@@ -58,6 +58,7 @@ class EngineLoop:
         self._loop.set_task_factory(_task_factory)
         self._tickets: dict[Ticket, asyncio.Future[None]] = {}
         self._ready = threading.Event()
+        self._stopped = False
         self.ident: int | None = None
         self._thread = threading.Thread(target=self._run, name=f"relight-loop-{name}", daemon=True)
         self._thread.start()
@@ -67,7 +68,11 @@ class EngineLoop:
         self.ident = threading.get_ident()
         asyncio.set_event_loop(self._loop)
         self._loop.call_soon(self._ready.set)
-        self._loop.run_forever()
+        while not self._stopped:
+            try:
+                self._loop.run_forever()
+            except (SystemExit, KeyboardInterrupt):
+                continue  # raised in user code: its task has kept it, and the other jobs go on
         self._loop.close()
 
     def call(self, call: Callable[[], object]) -> None:
@@ -171,6 +176,7 @@ class EngineLoop:
         """End the loop and its thread; tasks that are left are dropped where they stand."""
 
         def finish() -> None:
+            self._stopped = True
             self._loop.stop()
 
         self.call(finish)

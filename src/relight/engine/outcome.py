@@ -20,7 +20,7 @@ from relight.core.flow import INLINE_CHARS, digest
 from relight.core.redact import redact
 from relight.engine.board import Waiter
 from relight.engine.run import End, Run
-from relight.errors import PayloadError
+from relight.errors import PayloadError, Suspending
 from relight.ids import EngineId, StepKey
 from relight.model import Actor, DecisionRecord, JobState, StepKind
 
@@ -54,6 +54,9 @@ def command_for(run: Run, engine: Ended, value: Any, error: BaseException | None
         return _completed(run, engine, text, tuple(removed), now_ms)
     if run.end is not None:
         return _ended_as_asked(run, engine, run.end, now_ms)
+    if isinstance(error, Suspending):
+        cancelled = Failure(type="asyncio.CancelledError", message="the body raised CancelledError, and nobody had cancelled it")
+        return _failed(run, engine, cancelled, now_ms)
     return _failed(run, engine, failure_of(error), now_ms)
 
 

@@ -20,7 +20,7 @@ by the journal's halving and set aside (``quarantine``) with evidence; it keeps 
 Nothing here decodes a payload, and nothing but the store is needed.
 
 **Silent** owners (a stopped process) are fenced too, but may still act: their jobs are *held* until the owner is dead or
-has said that its last try returned. Rejected: stalling by the age of a beat (it takes work from the living and strands
+has said that its last try returned (``policy.py`` takes the hold off). Rejected: stalling by the age of a beat (it takes work from the living and strands
 that of the dead); one transaction for everything (a writer would wait for seconds).
 """
 
@@ -32,16 +32,17 @@ from pathlib import Path
 
 from relight.clock import Clock, rfc3339
 from relight.core import events as ev
-from relight.core.commands import Command, JobRef
+from relight.core.commands import JobRef
 from relight.core.commands.engines import FinishRecovery, JudgeEngineNow, QuarantineRow, StallRunNow, Tell
-from relight.core.commands.steering import ReleaseHeld, ref_of, system
+from relight.core.commands.steering import system
 from relight.engine.liveness import Judge, Judgement, Subject, observe
+from relight.engine.lockfile import lock_path, remove
 from relight.engine.procfs import Host
 from relight.errors import Conflict, RelightError
 from relight.ids import EngineId, Ids, JobId
 from relight.model import EngineRecord, EngineState, Verdict
 from relight.store.journal import Journal
-from relight.store.reads import RunningRun
+from relight.store.reads import RunningRun, Unreadable
 from relight.store.store import Store
 
 CHUNK_MS = 50
@@ -108,8 +109,8 @@ class Recovery:
 
     def run_once(self, *, at_start: bool) -> Tally | None:
         """Recover everything that is owed now. At a start there is always a receipt; later only when something was found."""
-        fallen = self._judge_others(at_start=at_start)
-        if not fallen and not at_start:
+        fallen, unreadable = self._judge_others(at_start=at_start)
+        if not fallen and not unreadable and not at_start:
             return None
         tally = Tally(self._ids.uuid7(self._clock.now_ms()), self._clock.now_ms())
         self.progress = tally
@@ -122,8 +123,8 @@ class Recovery:
             if self._fence(each):
                 self._stall_runs(each, tally)
                 self._note(each, tally)
-                if each.state is EngineState.DEAD:
-                    self._release_holds(each.row.engine_id)
+        for engine in unreadable:
+            self._set_aside_jobs_of(engine, tally)
         self._reached("recovery_receipt")
         receipt = FinishRecovery(
             recovery_id=tally.recovery_id,
@@ -140,11 +141,14 @@ class Recovery:
 
     # judging
 
-    def _judge_others(self, *, at_start: bool) -> list[Fallen]:
+    def _judge_others(self, *, at_start: bool) -> tuple[list[Fallen], list[Unreadable]]:
+        """Return the engines to recover, and those that left runs and cannot be judged, because their row is unreadable."""
         self._judge.tick(self._clock.mono_ms())
+        aside: list[Unreadable] = []
         with self._store.reading() as reads:
-            rows = [row for row in reads.engines_to_judge() if row.engine_id != self._me]
+            rows = [row for row in reads.engines_to_judge(aside=aside) if row.engine_id != self._me]
             owing = {row.engine_id for row in rows if reads.count_running_of([row.engine_id])}
+            unreadable = [bad for bad in aside if reads.count_running_of([bad.id])]
         found = []
         for row in rows:
             subject = Subject.of(row)
@@ -155,7 +159,7 @@ class Recovery:
             state = self._fallen_state(row, judgement)
             if state is not None and (state is not row.state or row.engine_id in owing):
                 found.append(Fallen(row, state, judgement))
-        return found
+        return found, unreadable
 
     @staticmethod
     def _fallen_state(row: EngineRecord, judgement: Judgement) -> EngineState | None:
@@ -198,6 +202,8 @@ class Recovery:
         )
         tally.engines.append(judged)
         self._judge.forget(each.row.engine_id)
+        if each.judgement.reason == "lock_free":
+            remove(lock_path(self._state_dir, each.row.engine_id))
 
     # stalling
 
@@ -226,10 +232,10 @@ class Recovery:
             if error is None:
                 tally.stalled += 1
                 tally.in_doubt += len(run.in_doubt)
-            elif isinstance(error, Conflict) and not error.fields.get("op"):
-                raise error
-            else:
+            elif isinstance(error, Conflict) and error.fields.get("op"):
                 bad.append((run, str(error)))
+            else:
+                raise error  # fenced, stopping, full: nothing is wrong with this run
         if bad:
             self._set_aside(each.row.engine_id, bad, tally)
 
@@ -253,34 +259,47 @@ class Recovery:
         """Quarantine what could not be stalled, unless another engine stalled it in the meantime."""
         with self._store.reading() as reads:
             still = {run.run_id for run in reads.running_of(owner, "", MAX_CHUNK * 10)}
-        commands: list[Command] = [
+        self._quarantine(
+            [
+                (run, "runs" if run.trace_id is None else "jobs", "cannot_be_stalled", f"run {run.run_id}: {detail}")
+                for run, detail in bad
+                if run.run_id in still
+            ],
+            tally,
+        )
+
+    def _quarantine(self, bad: Sequence[tuple[RunningRun, str, str, str]], tally: Tally) -> None:
+        """Set jobs aside: each with its run, the table of the bad row, a code and a detail."""
+        commands = [
             QuarantineRow(
                 job_id=JobId(run.job_id),
                 trace_id=run.trace_id,
-                table_name="runs" if run.trace_id is None else "jobs",
-                code="cannot_be_stalled",
-                detail=f"run {run.run_id}: {detail}",
+                table_name=table_name,
+                code=code,
+                detail=detail,
                 recovery_id=tally.recovery_id,
                 judge=self._me,
             )
-            for run, detail in bad
-            if run.run_id in still
+            for run, table_name, code, detail in bad
         ]
         outcomes = self._journal.execute_all(commands)
         tally.quarantined += sum(error is None for error in outcomes)
         for error in outcomes:
-            if error is not None and not isinstance(error, Conflict):
+            if error is not None and (not isinstance(error, Conflict) or not error.fields.get("op")):
                 raise error
 
-    def _release_holds(self, owner: EngineId) -> None:
-        """A silent owner is dead now: policy may act on the jobs that waited for it."""
-        with self._store.reading() as reads:
-            held = [job for job in reads.stalled(limit=1_000_000) if job.held_by == owner]
-        for error in self._journal.execute_all(
-            [ReleaseHeld(job=ref_of(job), owner=owner, who=system(self._me)) for job in held]
-        ):
-            if error is not None and not isinstance(error, Conflict):
-                raise error
+    def _set_aside_jobs_of(self, engine: Unreadable, tally: Tally) -> None:
+        """Nobody can tell whether an engine lives whose row cannot be read: its jobs are an operator's."""
+        after = ""
+        while True:
+            with self._store.reading() as reads:
+                runs = reads.running_of(engine.id, after, MAX_CHUNK)
+            if not runs:
+                return
+            after = runs[-1].run_id
+            tally.scanned += len(runs)
+            detail = f"engine {engine.id} cannot be judged: {engine.detail}"
+            self._quarantine([(run, "engines", "unreadable", detail) for run in runs], tally)
 
 
 def describe(error: BaseException) -> str:

@@ -62,6 +62,8 @@ class Run:
         self.left_quiet = False
         self.left_waiting: list[Waiter] = []
         self.busy = 0
+        self.driving = 0
+        """Durable calls under way in async lines: between their first request and their end, those parked left out."""
         self.steps: dict[StepKey, int] = {}
         self.parked: set[Waiter] = set()
         self.moved_at = 0
@@ -112,6 +114,7 @@ class Run:
             self.check_enter(in_cleanup=in_cleanup, mono_ms=mono_ms)
             self.parked.add(waiter)
             self.busy -= 1
+            self.driving -= 1
             self.moved_at = mono_ms
 
     def unpark(self, waiter: Waiter, mono_ms: int) -> None:
@@ -119,7 +122,24 @@ class Run:
         with self.lock:
             self.parked.discard(waiter)
             self.busy += 1
+            self.driving += 1
             self.moved_at = mono_ms
+
+    def flow_begins(self) -> None:
+        """Note that a durable call is under way."""
+        with self.lock:
+            self.driving += 1
+
+    def flow_ends(self) -> None:
+        """Note that it has returned."""
+        with self.lock:
+            self.driving -= 1
+
+    def begin_step(self, key: StepKey, try_number: int, *, in_cleanup: bool, mono_ms: int) -> None:
+        """Note that a step is about to be called, unless nothing may begin any more. Raises as ``check_enter``."""
+        with self.lock:
+            self.check_enter(in_cleanup=in_cleanup, mono_ms=mono_ms)
+            self.steps[key] = try_number
 
     def step_begins(self, key: StepKey, try_number: int) -> None:
         """Note that a step's function is being called."""
@@ -138,30 +158,36 @@ class Run:
 
     # leaving
 
-    def wants_to_be_put_away(self, mono_ms: int, settle_ms: int) -> bool:
-        """Tell whether the whole run is quiet and every wait in it is long."""
+    def wants_to_be_put_away(self, mono_ms: int, settle_ms: int) -> bool | None:
+        """Tell whether the whole run is quiet and every wait in it is long and not over; None: ask again soon."""
         with self.lock:
             if self.suspending or self.end or self.lost or self.steps or not self.parked:
                 return False
-            if self.spec.is_async:
-                if mono_ms - self.moved_at < settle_ms:
-                    return False
-            elif self.busy > 0:
+            if not all(waiter.put_away_at <= mono_ms for waiter in self.parked):
                 return False
-            return all(waiter.put_away_at <= mono_ms for waiter in self.parked)
+            if self.busy > 0 and not self.spec.is_async:
+                return False
+            settled = not self.spec.is_async or mono_ms - self.moved_at >= settle_ms
+            return True if settled and all(waiter.looked for waiter in self.parked) else None
 
     def suspend(self, reason: str, tells: tuple[EventPayload, ...] = ()) -> bool:
         """Begin to put the run away; tell whether this call began it."""
         with self.lock:
             if self.suspending is not None or self.lost is not None:
                 return False
+            waiters = list(self.parked)
+            woken = any(waiter.outcome is not None for waiter in waiters)
+            if woken and reason == "waiting":
+                return False  # what one of its lines waits for has just come
             self.suspending = reason
             self.tells = tells
-            waiters = self.left_waiting = list(self.parked)
+            self.left_waiting = waiters
             idle = not self.steps
-            self.left_quiet = idle and bool(waiters) and (self.spec.is_async or self.busy <= 0)
-        for waiter in waiters:
-            waiter.wake(LEAVE)
+            at_rest = self.driving <= 0 if self.spec.is_async else self.busy <= 0
+            self.left_quiet = idle and bool(waiters) and at_rest and not woken
+            leaving = [waiter for waiter in waiters if waiter.settle(LEAVE)]
+        for waiter in leaving:
+            waiter.tell()
         if idle:
             self.cancel_tasks()
         return True

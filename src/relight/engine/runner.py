@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import inspect
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,9 +23,8 @@ from relight.core import events as ev
 from relight.core import flow as f
 from relight.core import waits
 from relight.core.changes import Who
-from relight.core.commands import JobRef
-from relight.core.commands.steering import RequestEnd
-from relight.core.commands.steps import AbandonStep, NoteOverdue, ReportProgress
+from relight.core.commands.steering import decide_end, system
+from relight.core.commands.steps import AbandonStep, BeginTry, NoteOverdue, ReportProgress
 from relight.core.flow import Flow, Raised, Returned, StepCall, StepSpec
 from relight.core.keys import Branch, explicit_key
 from relight.engine.board import LEAVE, Waiter
@@ -32,7 +32,7 @@ from relight.engine.run import Run
 from relight.errors import CancelRequested, Conflict, Fenced, StorageUnavailable, Suspending
 from relight.ids import StepKey, derived_uuid7
 from relight.model import Actor, CurrentJob, CurrentStep
-from relight.store.journal import Latch
+from relight.store.journal import Latch, Ticket
 
 if TYPE_CHECKING:
     from relight.engine.incarnation import Incarnation
@@ -53,6 +53,7 @@ class Conductor:
         self.history = run.history
         self.engine = engine
         self.loop_ident: int | None = engine.loop.ident if run.spec.is_async else None
+        self._body: Any = None
 
     # what primitives ask (RunPort)
 
@@ -83,6 +84,7 @@ class Conductor:
     def child_command(self, call: Call[Any], parent_key: str, index: int, detached: bool) -> Any:
         """Make the command that submits a child: its id is fixed by the parent and the place of the call."""
         job = self.run.job
+        self._must_be_known(call.workflow.kind)
         child_id = derived_uuid7(job.job_id, parent_key, str(index))
         return self.engine.registry.submit_command(
             call,
@@ -92,6 +94,14 @@ class Conductor:
             now_ms=self.engine.clock.now_ms(),
             parent=(job.job_id, parent_key, detached),
         )
+
+    def _must_be_known(self, kind: str) -> None:
+        registry, store = self.engine.registry, self.engine.store
+        if registry.find(kind) is None:
+            with store.reading() as reads:
+                known = {name for name, _ in reads.kinds()}
+            if kind not in known:
+                raise registry.unknown(kind, {*known, *registry.kinds}, store.place)
 
     def decode_result(self, kind: str, text: str | None) -> Any:
         """Decode a job's outputs as its workflow's result, or as plain JSON when the workflow is not known here."""
@@ -133,14 +143,26 @@ class Conductor:
             self.run.cleanup_until = self.engine.clock.mono_ms() + timeout_ms
 
     def cancel_child(self, job_id: str, reason: str | None) -> None:
-        """Ask a child to end."""
+        """Ask a child to end: at once when it never began. Not while the run is being put away."""
+        self.run.check_enter(in_cleanup=_in_cleanup(), mono_ms=self.engine.clock.mono_ms())
+        self._end_child(job_id, reason, tries=8)
+
+    def _end_child(self, job_id: str, reason: str | None, tries: int) -> None:
+        """Decide on the child as it is, and again when it has moved meanwhile. Waits for nothing."""
         with self.engine.store.reading() as reads:
             child = reads.job(job_id)
-        if child is not None and child.completed_at is None:
-            ref = JobRef(child.job_id, child.trace_id, child.kind, child.run_id)
-            self.engine.journal.put(
-                RequestEnd(job=ref, code="cancel", reason=reason, who=Who(Actor.AGENT, self.ref.kind))
-            )
+        if child is None or child.completed_at is not None or child.cancel_code is not None:
+            return
+        ends = decide_end(
+            child, system(self.engine.engine_id), code="cancel", reason=reason, force=False, open_decisions=()
+        )
+
+        def told(tickets: list[Ticket]) -> None:
+            error = tickets[0].error
+            if isinstance(error, Conflict) and not isinstance(error, Fenced) and tries > 0:
+                self._end_child(job_id, reason, tries - 1)
+
+        self.engine.journal.put(ends, waker=told)
 
     def adopt(self, task: Any) -> None:
         """Remember a task of this run, to be ended with it."""
@@ -153,6 +175,7 @@ class Conductor:
         """Interpret a flow's requests, blocking this thread."""
         value: Any = None
         error: BaseException | None = None
+        self.run.flow_begins()
         try:
             while True:
                 request = flow.send(value) if error is None else flow.throw(error)
@@ -163,6 +186,8 @@ class Conductor:
                     error = raised
         except StopIteration as stop:
             return stop.value
+        finally:
+            self.run.flow_ends()
 
     drive_value = drive
     """For recorded values, which wait for nothing: callable on the loop too."""
@@ -171,12 +196,16 @@ class Conductor:
         """Interpret a flow's requests on the loop."""
         value: Any = None
         error: BaseException | None = None
+        self._body = self._body or self.run.main
+        self.run.flow_begins()
         try:
             while True:
                 request = flow.send(value) if error is None else flow.throw(error)
                 value, error = None, None
                 try:
                     match request:
+                        case f.Persist(BeginTry() as begin, lazy):
+                            await self._begin_async(begin, lazy and not self._is_suspect)
                         case f.Persist(command, lazy):
                             await self._persist_async(command, lazy)
                         case f.Invoke():
@@ -191,10 +220,17 @@ class Conductor:
                     error = raised
         except StopIteration as stop:
             return stop.value
+        finally:
+            self.run.flow_ends()
+            if self.run.parked:
+                # What was waited for here may have kept the whole run in memory; now only long waits may be left.
+                self.engine.board.after(self.engine.settle_ms, lambda: self.engine.maybe_put_away(self.run))
 
     def _do(self, request: Any) -> Any:
         engine = self.engine
         match request:
+            case f.Persist(BeginTry() as begin, lazy):
+                return self._persist(begin, lazy and not self._is_suspect)
             case f.Persist(command, lazy):
                 return self._persist(command, lazy)
             case f.Invoke():
@@ -210,6 +246,8 @@ class Conductor:
             case f.Mismatch():
                 self._mismatch(request)
                 raise Suspending(request.detail)
+            case f.Abandoned(key):
+                raise _cancelled(f"{key} was cancelled while it ran, and is not run again")
             case f.Stow(text):
                 return engine.stow(text)
             case f.Unstow(text):
@@ -246,6 +284,12 @@ class Conductor:
             return Suspending(str(error))
         return error
 
+    @property
+    def _is_suspect(self) -> bool:
+        """Whether this job has stalled before. What it begins is on disk before it begins, whatever its policy: a step that
+        kills the engine within milliseconds would otherwise leave no trace, and its crash loop would never be seen."""
+        return self.run.job.attempt > 1
+
     def _persist(self, command: Any, lazy: bool) -> None:
         try:
             if lazy:
@@ -263,6 +307,25 @@ class Conductor:
                 await self.engine.loop.written(self.engine.journal, command)
         except Exception as error:  # boundary: the journal's refusals are sorted in _lost
             raise self._lost(error) from None
+
+    async def _begin_async(self, begin: BeginTry, lazy: bool) -> None:
+        """Record that a try begins. From here on it counts as executing: its run is not put away between record and call."""
+        try:
+            self.run.begin_step(
+                begin.step_key,
+                begin.try_number,
+                in_cleanup=_in_cleanup(),
+                mono_ms=self.engine.clock.mono_ms(),
+            )
+        except (CancelRequested, Suspending):
+            await self._leave_async()
+            raise
+        try:
+            await self._persist_async(begin, lazy)
+        except BaseException:
+            self._abandon(begin.step_key, begin.try_number)
+            self.run.step_ends(begin.step_key, self.engine.clock.mono_ms())
+            raise
 
     # calling user code
 
@@ -335,10 +398,7 @@ class Conductor:
             return  # told by the next durable call
 
     def _timed_out(self, request: f.Invoke, outcome: Returned | Raised) -> Returned | Raised:
-        if request.call.key not in self.run.overdue:
-            return outcome
-        seconds = (request.step.timeout_ms or 0) / 1000
-        return Raised(StepTimeout(f"{request.call.key} took longer than {seconds:g} s"), certain=False)
+        return outcome if request.call.key not in self.run.overdue else self._too_long(request)
 
     async def _invoke_async(self, request: f.Invoke) -> Returned | Raised:
         """Call a function from the loop: an async one on it, a sync one in a thread."""
@@ -354,7 +414,8 @@ class Conductor:
             finally:
                 self.run.step_ends(call.key, self.engine.clock.mono_ms())
         except BaseException:
-            self._abandon(request)
+            if not request.reconcile:
+                self._abandon(call.key, request.try_number)
             raise
         finally:
             SCOPE.reset(token)
@@ -363,31 +424,49 @@ class Conductor:
         import asyncio
 
         call, step = request.call, request.step
+        me = asyncio.current_task()
+        assert me is not None
+        asked_before = me.cancelling()
         await self.engine.may_begin_step_async()
+        limited = step.timeout_ms is not None and not request.reconcile
         try:
             await self.engine.resources.prepare(function)
-            async with asyncio.timeout(
-                None if step.timeout_ms is None or request.reconcile else step.timeout_ms / 1000
-            ) as limit:
-                got = function(*call.args, **call.kwargs)
+            async with asyncio.timeout((step.timeout_ms or 0) / 1000 if limited else None) as limit:
+                if request.reconcile and not inspect.iscoroutinefunction(inspect.unwrap(function)):
+                    got = await self.in_thread(lambda: function(*call.args, **call.kwargs))
+                else:
+                    got = function(*call.args, **call.kwargs)
                 return Returned(await got if hasattr(got, "__await__") else got)
         except TimeoutError as error:
-            if limit.expired():
-                return Raised(
-                    StepTimeout(f"{call.key} took longer than {(step.timeout_ms or 0) / 1000:g} s"), certain=False
-                )
-            return Raised(error)
+            return self._too_long(request) if limit.expired() else Raised(error)
         except Exception as error:  # boundary: user code
             return Raised(error)
+        except (CancelRequested, Suspending, GeneratorExit):
+            raise
+        except BaseException as error:  # boundary: user code may call sys.exit(), or let a CancelledError of its own out
+            if isinstance(error, asyncio.CancelledError) and me.cancelling() > asked_before:
+                raise
+            return Raised(RuntimeError(f"{type(error).__name__}: {error}"))
 
-    def _abandon(self, request: f.Invoke) -> None:
-        """A step was cancelled while it ran: by a cancel of the job, or by a sibling. A replay must not run it again."""
-        if self.run.lost is not None or self.run.suspending is not None or request.reconcile:
+    def _too_long(self, request: f.Invoke) -> Raised:
+        seconds = (request.step.timeout_ms or 0) / 1000
+        return Raised(StepTimeout(f"{request.call.key} took longer than {seconds:g} s"), certain=False)
+
+    def _abandon(self, key: StepKey, try_number: int) -> None:
+        """A step was cancelled while it ran, and the job goes on without it: a replay must not run it again.
+
+        Not when its job ends with it: then the step stays as it was cut, and an operator's retry finds it in doubt.
+        """
+        run = self.run
+        if run.lost is not None or run.suspending is not None or (self._body is not None and self._body.done()):
             return
-        reason = "cancelled" if self.run.end is not None else "sibling"
-        command = AbandonStep(job=self.ref, step_key=request.call.key, try_number=request.try_number, reason=reason)
+        if run.end is not None and run.end.code != "cancel":
+            return
+        reason = "sibling" if run.end is None else "cancelled"
         try:
-            self.engine.journal.put(command, lazy=True)
+            self.engine.journal.put(
+                AbandonStep(job=self.ref, step_key=key, try_number=try_number, reason=reason), lazy=True
+            )
         except (Fenced, StorageUnavailable):
             return  # the run is being lost; its step stays in doubt
 
@@ -534,6 +613,12 @@ class _Arms:
                 self._conductor.run.busy -= 1
             self._conductor.engine.maybe_put_away(self._conductor.run)
             done.skip()
+
+
+def _cancelled(why: str) -> BaseException:
+    import asyncio
+
+    return asyncio.CancelledError(why)
 
 
 def _in_cleanup() -> bool:

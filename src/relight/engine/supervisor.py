@@ -10,8 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-import msgspec
-
 from relight.core import events as ev
 from relight.core.commands.engines import FailGate, OpenGate, Tell, WakeDueJobs
 from relight.core.commands.jobs import ClaimJob, fresh_run
@@ -22,9 +20,11 @@ from relight.engine.liveness import Judge
 from relight.engine.policy import act_on_stalled, end_orphans
 from relight.engine.recovery import Recovery, describe
 from relight.engine.run import End
-from relight.errors import Conflict, Fenced, RelightError, StorageUnavailable
+from relight.errors import Conflict, Fenced, RelightError
+from relight.ids import JobId
 from relight.model import JobState
 from relight.store.journal import Ticket
+from relight.store.reads import Unreadable
 
 POLL_MS = 3
 """How often the store is asked whether another process committed: the floor of pickup."""
@@ -32,11 +32,15 @@ OWN_ECHO_MS = 20
 """Beside our own commits, foreign ones are looked for at most this often."""
 RETRY_MS = (100, 250, 500, 1000, 2000, 5000)
 
-CLAIM_NEWS = frozenset(
-    {"new_jobs", "put_away", "wake_jobs", "move_jobs", "cancel_jobs", "end_jobs", "wake_due", "put_queues"}
-)
-WAIT_NEWS = frozenset({"new_signals", "close_decisions", "end_jobs", "move_jobs", "cancel_jobs", "end_runs"})
-TIMER_NEWS = frozenset({"new_jobs", "put_away"})
+CLAIMS, WAITS, TIMERS = "claims", "waits", "timers"
+NEWS = {
+    CLAIMS: frozenset(
+        {"new_jobs", "put_away", "wake_jobs", "move_jobs", "cancel_jobs", "end_jobs", "wake_due", "put_queues", "release_rows"}
+    ),
+    WAITS: frozenset({"new_signals", "close_decisions", "end_jobs", "move_jobs", "cancel_jobs", "end_runs"}),
+    TIMERS: frozenset({"new_jobs", "put_away", "release_rows"}),
+}
+"""What is to be looked at after a batch of our own, by the operations in it."""
 
 
 class Supervisor:
@@ -48,7 +52,7 @@ class Supervisor:
         self._last_token = -1
         self._wake = threading.Condition()
         self._stopping = False
-        self._claim = self._look = self._timers = True
+        self._due = {CLAIMS, WAITS, TIMERS}
         self._nudged = False
         self._own = False
         self._look_again_at = 0
@@ -73,21 +77,19 @@ class Supervisor:
             self._thread.join(5)
 
     def nudge(self) -> None:
-        """Look now: a slot became free, a timer was set, the gate opened."""
+        """Look now: a slot became free, a line parked, a timer was set, the gate opened."""
         with self._wake:
             self._nudged = True
-            self._claim = True
+            self._due |= {CLAIMS, WAITS}
             self._wake.notify()
 
     def news(self, ops: frozenset[str]) -> None:
         """Hear what a batch of our own did."""
         with self._wake:
             self._own = True
-            before = (self._claim, self._look, self._timers)
-            self._claim = self._claim or not ops.isdisjoint(CLAIM_NEWS)
-            self._look = self._look or not ops.isdisjoint(WAIT_NEWS)
-            self._timers = self._timers or not ops.isdisjoint(TIMER_NEWS)
-            if (self._claim, self._look, self._timers) != before:
+            due = {what for what, concerns in NEWS.items() if not ops.isdisjoint(concerns)}
+            if not due <= self._due:
+                self._due |= due
                 self._nudged = True
                 self._wake.notify()
 
@@ -96,10 +98,10 @@ class Supervisor:
         while not self._stopping:
             try:
                 self.tick()
-            except (
-                RelightError,
-                msgspec.ValidationError,
-            ):  # boundary: a service tick; the store says more through health
+                engine.trouble.pop("supervisor", None)
+            except Exception as error:  # boundary: a service tick; health says what is wrong, and the next one tries again
+                if not isinstance(error, Fenced):
+                    engine.trouble["supervisor"] = describe(error)
                 self._sleep(RETRY_MS[1])
                 continue
             next_at = engine.board.next_at()
@@ -117,16 +119,29 @@ class Supervisor:
         engine = self._engine
         engine.board.run_due()
         self._notice_changes()
-        with self._wake:
-            look, self._look = self._look, False
-            timers, self._timers = self._timers, False
-            claim, self._claim = self._claim, False
-        if look:
-            self._deliver()
+        self._attend_to(WAITS, self._deliver)
         if engine.gate.is_open and not engine.draining and engine.degraded is None:
-            self._run_timers(timers)
-            if claim or self._claim:
-                self._claim_jobs()
+            try:
+                self._attend_to(TIMERS, self._read_timers)
+                self._run_timers()
+            finally:
+                self._attend_to(CLAIMS, self._claim_jobs)
+
+    def _attend_to(self, what: str, attend: Callable[[], None]) -> None:
+        """Do something if it is due. It stays due when it fails."""
+        with self._wake:
+            due = what in self._due
+            self._due.discard(what)
+        if due:
+            try:
+                attend()
+            except BaseException:
+                self._now_due(what)
+                raise
+
+    def _now_due(self, *what: str) -> None:
+        with self._wake:
+            self._due.update(what)
 
     def _notice_changes(self) -> None:
         engine = self._engine
@@ -144,8 +159,7 @@ class Supervisor:
             return
         if changed or now >= self._look_again_at:
             self._look_again_at = 0
-            with self._wake:
-                self._claim = self._look = self._timers = True
+            self._now_due(CLAIMS, WAITS, TIMERS)
 
     # deliveries
 
@@ -157,7 +171,8 @@ class Supervisor:
             return
         with engine.store.reading() as reads:
             come = reads.arrived(waits) if waits else set()
-            told = reads.attention(list(runs))
+            aside: list[Unreadable] = []
+            told = reads.attention(list(runs), aside=aside)
         engine.board.arrived({(str(job_id), waits_for) for job_id, waits_for in come})
         for each in told:
             run = runs[each.job_id]
@@ -165,21 +180,24 @@ class Supervisor:
                 run.lose(f"the job is {each.state} by the store")
             elif each.cancel_code is not None:
                 run.request_end(End(each.cancel_code, each.cancel_reason, each.cancel_by))
+        for bad in aside:
+            runs[JobId(bad.id)].lose(f"its row cannot be read: {bad.detail}")
+        engine.set_aside("jobs", aside)
 
     # timers of jobs that are not in memory
 
-    def _run_timers(self, changed: bool) -> None:
+    def _run_timers(self) -> None:
         engine = self._engine
         now_ms = engine.clock.now_ms()
-        if changed:
-            self._read_timers()
         if self._next_timer_ms is None or self._next_timer_ms > now_ms:
             return
         self._next_timer_ms = now_ms + 1000
+        aside: list[Unreadable] = []
         with engine.store.reading() as reads:
-            questions = reads.due_questions(now_ms)
-            late = reads.past_deadline(now_ms)
-        engine.journal.put(WakeDueJobs())
+            questions = reads.due_questions(now_ms, aside=aside)
+            late = reads.past_deadline(now_ms, aside=aside)
+        engine.set_aside("jobs", aside)
+        engine.journal.put(WakeDueJobs(), waker=lambda tickets: self._now_due(TIMERS))
         who = system(engine.engine_id)
         for job in questions:
             for row in engine.open_decisions(job.job_id):
@@ -187,12 +205,7 @@ class Supervisor:
                     engine.journal.put(QuestionTimedOut(job=ref_of(job), decision_id=row.decision_id, who=who))
         for job in late:
             ends = decide_end(job, who, code="deadline", reason=None, force=False, open_decisions=())
-            engine.journal.put(ends, waker=lambda tickets: self._read_later())
-        self._read_later()
-
-    def _read_later(self) -> None:
-        with self._wake:
-            self._timers = True
+            engine.journal.put(ends, waker=lambda tickets: self._now_due(TIMERS))
 
     def _read_timers(self) -> None:
         with self._engine.store.reading() as reads:
@@ -213,7 +226,7 @@ class Supervisor:
             threads=engine.settings.threads - engine.threads.busy,
             probation=not any(run.job.probation for run in running),
         )
-        found, bad = find_candidates(
+        found = find_candidates(
             engine.store,
             engine.engine_id,
             sync_kinds=engine.registry.kinds_of(is_async=False),
@@ -221,9 +234,8 @@ class Supervisor:
             consume=engine.settings.consume,
             room=room,
             now_ms=engine.clock.now_ms(),
+            set_aside=engine.set_aside,
         )
-        for row in bad:
-            engine.journal.put(row)
         with engine.runs_lock:
             engine.claiming = len(found)
         for candidate in found:
@@ -242,15 +254,15 @@ class Supervisor:
         )
         try:
             engine.journal.put(command, waker=lambda tickets: self._claimed(candidate, run_id, tickets[0]))
-        except RelightError as error:
-            self._claimed_none()
-            if not isinstance(error, (Fenced, StorageUnavailable)):
-                raise
+        except RelightError:
+            self._claimed_none()  # fenced, stopping, or full: the job is still queued
 
     def _claimed(self, candidate: Candidate, run_id: str, ticket: Ticket) -> None:
-        if ticket.error is None:
-            self._engine.start_run(candidate, run_id)
-        self._claimed_none()
+        try:
+            if ticket.error is None:
+                self._engine.start_run(candidate, run_id)
+        finally:
+            self._claimed_none()
 
     def _claimed_none(self) -> None:
         engine = self._engine
@@ -284,7 +296,9 @@ class Watch:
         self._wake = threading.Condition()
         self._stopping = False
         self._failures = 0
+        self._outages = 0
         self._thread: threading.Thread | None = None
+        engine.gate.progress = self.progress
 
     def start(self) -> None:
         """Run in a thread."""
@@ -317,6 +331,7 @@ class Watch:
             try:
                 self.run_once()
                 self._failures = 0
+                self._engine.trouble.pop("watch", None)
             except Fenced:
                 return
             except (
@@ -333,14 +348,17 @@ class Watch:
         """Recover what is owed; open the gate if it is shut; then let policy act on what is stalled."""
         engine = self._engine
         engine.reached("watch")
+        if self._outages != engine.outages:
+            self._outages = engine.outages
+            self._judge.note_gap(engine.clock.mono_ms())
         if not engine.gate.is_open:
             self._open_gate()
         else:
             self._recovery.run_once(at_start=False)
         if engine.draining:
             return
-        act_on_stalled(engine.store, engine.journal, engine.engine_id)
-        end_orphans(engine.store, engine.journal, engine.engine_id)
+        act_on_stalled(engine.store, engine.journal, engine.engine_id, set_aside=engine.set_aside)
+        end_orphans(engine.store, engine.journal, engine.engine_id, set_aside=engine.set_aside)
 
     def _open_gate(self) -> None:
         engine = self._engine
@@ -370,6 +388,7 @@ class Watch:
         detail = describe(error)
         code = getattr(error, "code", type(error).__name__)
         shut = not engine.gate.is_open
+        engine.trouble["watch"] = detail
         engine.gate.fail(detail)
         tally = self._recovery.progress
         failed = ev.RecoveryFailed(
@@ -382,7 +401,7 @@ class Watch:
             engine.journal.put(Tell(payload=failed, who=system(engine.engine_id)))
             if shut:
                 engine.journal.put(FailGate(engine_id=engine.engine_id, gate_code=code, detail=detail[:300]))
-        except (Fenced, StorageUnavailable):
+        except RelightError:
             return  # the store refuses too; the gate's reason in memory says so
 
 
@@ -424,5 +443,5 @@ class Beat:
     def _tell_lag(self, lag_ms: int) -> None:
         try:
             self._engine.journal.put(Tell(payload=ev.EngineLagging(lag_ms=lag_ms), who=system(self._engine.engine_id)))
-        except (Fenced, StorageUnavailable):
+        except RelightError:
             return  # nothing more may be told

@@ -172,6 +172,9 @@ class LogWalk:
     def _row_quarantined(self, event: EventRecord, payload: ev.EventPayload) -> None:
         assert isinstance(payload, ev.RowQuarantined)
         self.quarantined.add(payload.row_id)
+        for run_id, (job_id, _) in self.running.items():
+            if job_id == payload.row_id:
+                self.slots.ended(run_id)  # what is set aside holds no slot
 
     def note_quarantine(self, read: ReadEvent) -> None:
         """Take one event of those that came after the walk: only which row it sets aside."""

@@ -43,6 +43,7 @@ import msgspec
 from relight.clock import Clock
 from relight.core.chain import Head, link
 from relight.core.changes import (
+    BeginStep,
     CancelJob,
     Changes,
     CloseDecision,
@@ -50,7 +51,10 @@ from relight.core.changes import (
     MoveJob,
     OpenWriter,
     PutAway,
+    Quarantine,
+    ReleaseHold,
     StallRun,
+    UpdateStep,
 )
 from relight.core.commands import Command
 from relight.core.events import Draft
@@ -64,8 +68,8 @@ MAX_BYTES = 4 << 20
 LINGER_MS = 20
 CAPACITY = 50_000
 """Commands that may wait; beyond it new ones get ``Overloaded``."""
-MOVES = (EndJob, PutAway, MoveJob, StallRun, CancelJob, CloseDecision)
-"""Rows that may move their job from one state to another."""
+MOVES = (EndJob, PutAway, MoveJob, StallRun, CancelJob, CloseDecision, Quarantine, ReleaseHold)
+"""Rows that may move their job from one state to another, or decide where the next one moves it."""
 BACKOFF_MS = (20, 50, 100, 250, 500, 1000, 2000)
 
 GENESIS = Head(0, "0" * 64)
@@ -74,7 +78,20 @@ GENESIS = Head(0, "0" * 64)
 class Ticket:
     """A command on its way. ``done`` turns True once; then ``error`` is None or what became of it."""
 
-    __slots__ = ("command", "done", "error", "events", "jobs", "moves", "put_at", "rows", "size", "waker")
+    __slots__ = (
+        "begins",
+        "command",
+        "done",
+        "error",
+        "events",
+        "jobs",
+        "moves",
+        "put_at",
+        "rows",
+        "size",
+        "updates",
+        "waker",
+    )
 
     def __init__(self, command: Command, wanted: Changes, put_at: int, waker: Waker | None) -> None:
         encode = msgspec.json.encode
@@ -84,7 +101,11 @@ class Ticket:
         self.rows = rows
         self.events = events
         self.jobs = {event.job_id for event in events if event.job_id is not None}
+        if not self.jobs:
+            self.jobs = {getattr(row, "job_id", None) for row in wanted.rows}
         self.moves = [row.job_id for row in wanted.rows if isinstance(row, MOVES)]
+        self.begins = [(row.job_id, row.step_key) for row in wanted.rows if isinstance(row, BeginStep)]
+        self.updates = [(row.job_id, row.step_key) for row in wanted.rows if isinstance(row, UpdateStep)]
         self.size = sum(len(row) for _, row in rows) + sum(len(e.payload) + 400 for e in events)
         self.put_at = put_at
         self.waker = waker
@@ -228,16 +249,20 @@ class Journal:
             if not self._queue or not (self._urgent or oldest_ok or self._closing):
                 return []
             taken: list[Ticket] = []
-            moved: set[str] = set()
+            moved: set[str | None] = set()
+            updated: set[tuple[str, str]] = set()
             size = 0
             while self._queue and len(taken) < MAX_COMMANDS and (size < MAX_BYTES or not taken):
                 ticket, lazy = self._queue[0]
                 if moved and not moved.isdisjoint(ticket.jobs):
                     break  # its job was moved by an earlier command of this batch: this one has to see that
+                if updated and not updated.isdisjoint(ticket.begins):
+                    break  # a store lets steps begin before others end: another try of one step is another batch
                 self._queue.popleft()
                 self._urgent -= not lazy
                 taken.append(ticket)
                 moved.update(ticket.moves)
+                updated.update(ticket.updates)
                 size += ticket.size
         return taken
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -95,6 +95,13 @@ class OpenWait(msgspec.Struct, frozen=True, array_like=True):
     waits_for: str
 
 
+class Unreadable(NamedTuple):
+    """A job (or an engine) one of whose rows cannot be read as its record, and why."""
+
+    id: str
+    detail: str
+
+
 class SqlReads(Protocol):
     """What a database gives: the JSON text of a named query's one row."""
 
@@ -111,7 +118,8 @@ def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
 class Reads:
     """All reads, typed. Times in milliseconds, ids as text, rows as records; a missing single row is None.
 
-    A row that cannot be read as its record raises ``msgspec.ValidationError``: stored rows are not trusted.
+    A row that cannot be read as its record raises ``msgspec.ValidationError``: stored rows are not trusted. Reads that
+    serve many jobs at once take a list ``aside``: such a row is put there instead, and the others are returned.
     """
 
     def __init__(self, source: SqlReads) -> None:
@@ -123,6 +131,24 @@ class Reads:
     def _first(self, kind: type[T], name: str, /, **values: object) -> T | None:
         rows: list[T] = self._get(list[kind], name, **values)  # type: ignore[valid-type]
         return rows[0] if rows else None
+
+    def _each(self, kind: Any, name: str, aside: list[Unreadable] | None, /, **values: object) -> list[Any]:
+        """Return the rows of a query, each of which begins with whose it is; one that cannot be read goes ``aside``."""
+        text = self._source.fetch(name, **values)
+        try:
+            rows: list[Any] = _decoder(list[kind]).decode(text)
+        except msgspec.ValidationError:
+            if aside is None:
+                raise
+        else:
+            return rows
+        found: list[Any] = []
+        for raw in _decoder(list[msgspec.Raw]).decode(text):
+            try:
+                found.append(_decoder(kind).decode(raw))
+            except msgspec.ValidationError as error:
+                aside.append(Unreadable(str(msgspec.json.decode(raw)[0]), str(error)))
+        return found
 
     def job(self, job_id: str) -> JobRecord | None:
         """Return one job with its payloads."""
@@ -144,8 +170,8 @@ class Reads:
         """Return ids that end so, the newest first."""
         return self._get(list[JobId], "job_ids_ending", ending=ending, limit=limit)  # type: ignore[no-any-return]
 
-    def jobs(self, which: JobFilter) -> list[JobRecord]:
-        """Return a page of jobs without payloads, newest first."""
+    def jobs(self, which: JobFilter, *, aside: list[Unreadable] | None = None) -> list[JobRecord]:
+        """Return a page of jobs without payloads, newest first. Those put ``aside`` count for the page."""
         values: dict[str, object] = {
             "before": which.before,
             "queue": which.queue,
@@ -155,11 +181,11 @@ class Reads:
         }
         if not which.states:
             if which.kind is None:
-                return self._get(list[JobRecord], "jobs_page", **values)  # type: ignore[no-any-return]
-            return self._get(list[JobRecord], "jobs_page_of_kind", kind=which.kind, **values)  # type: ignore[no-any-return]
+                return self._each(JobRecord, "jobs_page", aside, **values)
+            return self._each(JobRecord, "jobs_page_of_kind", aside, kind=which.kind, **values)
         found: list[JobRecord] = []
         for state in which.states:
-            found += self._get(list[JobRecord], "jobs_page_in_state", state=state, kind=which.kind, **values)
+            found += self._each(JobRecord, "jobs_page_in_state", aside, state=state, kind=which.kind, **values)
         found.sort(key=lambda job: job.job_id, reverse=True)
         return found[: which.limit or ALL]
 
@@ -171,10 +197,12 @@ class Reads:
         """Return the queues that have something to claim, by name."""
         return self._get(list[str], "claimable_queues")  # type: ignore[no-any-return]
 
-    def claimable(self, queue: str, kinds: Sequence[str], now_ms: int, limit: int) -> list[JobRecord]:
+    def claimable(
+        self, queue: str, kinds: Sequence[str], now_ms: int, limit: int, *, aside: list[Unreadable] | None = None
+    ) -> list[JobRecord]:
         """Return jobs that may be claimed, the next one first, with their inputs."""
-        return self._get(  # type: ignore[no-any-return]
-            list[JobRecord], "claimable", queue=queue, kinds=_json(kinds), now=now_ms, limit=limit
+        return self._each(
+            JobRecord, "claimable", aside, queue=queue, kinds=_json(kinds), now=now_ms, limit=limit
         )
 
     def claimable_ids(self, queue: str, kinds: Sequence[str], now_ms: int, limit: int) -> list[JobId]:
@@ -200,29 +228,37 @@ class Reads:
         """Return the time of the first timer and of the first deadline."""
         return self._get(tuple[int | None, int | None], "next_due")  # type: ignore[no-any-return]
 
-    def due_questions(self, now_ms: int, limit: int = 1000) -> list[JobRecord]:
+    def due_questions(
+        self, now_ms: int, limit: int = 1000, *, aside: list[Unreadable] | None = None
+    ) -> list[JobRecord]:
         """Return jobs that await a person beyond their time limit."""
-        return self._get(list[JobRecord], "due_questions", now=now_ms, limit=limit)  # type: ignore[no-any-return]
+        return self._each(JobRecord, "due_questions", aside, now=now_ms, limit=limit)
 
-    def past_deadline(self, now_ms: int, limit: int = 1000) -> list[JobRecord]:
+    def past_deadline(
+        self, now_ms: int, limit: int = 1000, *, aside: list[Unreadable] | None = None
+    ) -> list[JobRecord]:
         """Return jobs beyond their deadline that nobody has told."""
-        return self._get(list[JobRecord], "past_deadline", now=now_ms, limit=limit)  # type: ignore[no-any-return]
+        return self._each(JobRecord, "past_deadline", aside, now=now_ms, limit=limit)
 
-    def stalled(self, after: str = "", limit: int = 1000) -> list[JobRecord]:
+    def stalled(
+        self, after: str = "", limit: int = 1000, *, aside: list[Unreadable] | None = None
+    ) -> list[JobRecord]:
         """Return stalled jobs after an id, by id."""
-        return self._get(list[JobRecord], "stalled", after=after, limit=limit)  # type: ignore[no-any-return]
+        return self._each(JobRecord, "stalled", aside, after=after, limit=limit)
 
-    def orphans(self, parent_ids: Sequence[str], limit: int = 1000) -> list[JobRecord]:
+    def orphans(
+        self, parent_ids: Sequence[str], limit: int = 1000, *, aside: list[Unreadable] | None = None
+    ) -> list[JobRecord]:
         """Return live, attached children of ended parents that nobody told."""
-        return self._get(list[JobRecord], "orphans", parent_ids=_json(parent_ids), limit=limit)  # type: ignore[no-any-return]
+        return self._each(JobRecord, "orphans", aside, parent_ids=_json(parent_ids), limit=limit)
 
     def open_parents(self, limit: int = 1000) -> list[JobId]:
         """Return ended parents that still have such children."""
         return self._get(list[JobId], "open_parents", limit=limit)  # type: ignore[no-any-return]
 
-    def attention(self, job_ids: Sequence[str]) -> list[Attention]:
+    def attention(self, job_ids: Sequence[str], *, aside: list[Unreadable] | None = None) -> list[Attention]:
         """Return those of the jobs running here that need to be told something."""
-        return self._get(list[Attention], "attention", job_ids=_json(job_ids))  # type: ignore[no-any-return]
+        return self._each(Attention, "attention", aside, job_ids=_json(job_ids))
 
     def arrived(self, waits: Sequence[OpenWait]) -> set[tuple[JobId, str]]:
         """Return which of the open waits are over: (job, what it waited for)."""
@@ -236,9 +272,9 @@ class Reads:
         """Return everything recorded in a job, in order of beginning."""
         return self._get(list[StepRecord], "steps", job_id=job_id)  # type: ignore[no-any-return]
 
-    def steps_of(self, job_ids: Sequence[str]) -> list[StepRecord]:
+    def steps_of(self, job_ids: Sequence[str], *, aside: list[Unreadable] | None = None) -> list[StepRecord]:
         """Return everything recorded in several jobs, in no order."""
-        return self._get(list[StepRecord], "steps_of", job_ids=_json(job_ids))  # type: ignore[no-any-return]
+        return self._each(StepRecord, "steps_of", aside, job_ids=_json(job_ids))
 
     def signals(self, job_id: str) -> list[SignalRecord]:
         """Return a job's messages, first in, first out, read ones too."""
@@ -260,17 +296,24 @@ class Reads:
         """Return one question."""
         return self._first(DecisionRecord, "decision", decision_id=decision_id)
 
-    def engines(self, role: Role = Role.ENGINE, limit: int = 100) -> list[EngineRecord]:
-        """Return writers of a role, the newest first."""
-        return self._get(list[EngineRecord], "engines", role=role, limit=limit or ALL)  # type: ignore[no-any-return]
+    def engines(
+        self,
+        role: Role = Role.ENGINE,
+        limit: int = 100,
+        *,
+        before: str = LAST_ID,
+        aside: list[Unreadable] | None = None,
+    ) -> list[EngineRecord]:
+        """Return writers of a role before an id, the newest first. Those put ``aside`` count for the page."""
+        return self._each(EngineRecord, "engines", aside, role=role, before=before, limit=limit or ALL)
 
     def engine(self, engine_id: str) -> EngineRecord | None:
         """Return one writer."""
         return self._first(EngineRecord, "engine", engine_id=engine_id)
 
-    def engines_to_judge(self) -> list[EngineRecord]:
+    def engines_to_judge(self, *, aside: list[Unreadable] | None = None) -> list[EngineRecord]:
         """Return engines still marked live or silent, and any that has left runs running."""
-        return self._get(list[EngineRecord], "engines_to_judge")  # type: ignore[no-any-return]
+        return self._each(EngineRecord, "engines_to_judge", aside)
 
     def running_of(self, engine_id: str, after: str = "", limit: int = 1000) -> list[RunningRun]:
         """Return an engine's unquarantined running runs after an id, by id."""
@@ -300,9 +343,9 @@ class Reads:
         """Return rows set aside and not released, or the one of a job even if released."""
         return self._get(list[QuarantineRecord], "quarantine", job_id=job_id)  # type: ignore[no-any-return]
 
-    def recoveries(self, limit: int = 100) -> list[RecoveryRecord]:
-        """Return receipts, the newest first."""
-        return self._get(list[RecoveryRecord], "recoveries", limit=limit or ALL)  # type: ignore[no-any-return]
+    def recoveries(self, limit: int = 100, *, before: str = LAST_ID) -> list[RecoveryRecord]:
+        """Return receipts before an id, the newest first."""
+        return self._get(list[RecoveryRecord], "recoveries", before=before, limit=limit or ALL)  # type: ignore[no-any-return]
 
     def events(self, which: EventFilter) -> list[EventRecord]:
         """Return a page of the log in commit order."""

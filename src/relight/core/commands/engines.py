@@ -84,7 +84,10 @@ class RenewLease(Command, frozen=True, kw_only=True):
 
 
 class JudgeEngineNow(Command, frozen=True, kw_only=True):
-    """A verdict takes effect: the other engine's row is fenced, if it is still as it was judged."""
+    """A verdict takes effect: the other engine's row is fenced, if it is still as it was judged.
+
+    ``operator``: whose word it is, when no engine judged.
+    """
 
     judge: EngineId
     engine_id: EngineId
@@ -94,9 +97,10 @@ class JudgeEngineNow(Command, frozen=True, kw_only=True):
     last_heartbeat_ts: str
     verdict: Verdict
     evidence: Mapping[str, object]
+    operator: Who | None = None
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
-        """Return the fence; of a silent engine also ``engine_silent``."""
+        """Return the fence; of a silent engine also ``engine_silent``; on an operator's word ``engine_fenced``."""
         row = JudgeEngine(
             self.engine_id,
             self.source,
@@ -110,6 +114,9 @@ class JudgeEngineNow(Command, frozen=True, kw_only=True):
         if self.target is EngineState.SILENT:
             silent = ev.EngineSilent(engine_id=self.engine_id, last_heartbeat_ts=self.last_heartbeat_ts)
             told.append(event(silent, _system(self.judge), now_ms, ids))
+        if self.operator is not None:
+            reason = f"engine {self.engine_id} is held dead on an operator's word"
+            told.append(event(ev.EngineFenced(by=self.operator.id, reason=reason), self.operator, now_ms, ids))
         return Changes([row], told)
 
 

@@ -7,7 +7,8 @@ from relight.core.changes import Changes, EndJob, EndRun, NewJob, PutAway, Queue
 from relight.core.commands.base import Command, JobRef, event
 from relight.core.failure import Failure
 from relight.core.redact import redact
-from relight.errors import Conflict, RelightError
+from relight.core.transitions import RUN_ENDS
+from relight.errors import Conflict, IllegalTransition, RelightError
 from relight.ids import EngineId, Ids, JobId, RunId, StepKey
 from relight.model import Actor, JobState, OnStall, RunState
 
@@ -130,6 +131,8 @@ class PutJobAway(Command, frozen=True, kw_only=True):
     def changes(self, now_ms: int, ids: Ids) -> Changes:
         """Return the run's end, the job's move, and ``run_suspended``."""
         assert self.job.run_id is not None
+        if self.state not in RUN_ENDS[RunState.SUSPENDED]:
+            raise IllegalTransition(f"a run is not put away as {self.state}", job_id=self.job.job_id, state=self.state)
         rows: list[Row] = [
             EndRun(self.job.run_id, self.engine_id, RunState.SUSPENDED, self.reason, now_ms),
             PutAway(self.job.job_id, self.job.run_id, self.state, self.reason, self.ready_at, now_ms),

@@ -56,6 +56,16 @@ class _Move(Command, frozen=True, kw_only=True):
     source_reason: str | None = None
     who: Who
 
+    def _check(self, legal: bool, verb: str) -> None:
+        """Refuse a command that expects a state from which the table has no such move, whatever state the job is in."""
+        if not legal:
+            raise IllegalTransition(
+                f"{self.job.kind} {short(self.job.job_id)} is {self.source}; it cannot be {verb}. "
+                f"relight why {short(self.job.job_id)} says what can be done",
+                job_id=self.job.job_id,
+                state=self.source,
+            )
+
     def _row(
         self,
         target: JobState,
@@ -94,6 +104,8 @@ class ResumeJob(_Move, frozen=True, kw_only=True):
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
         """Return the move and ``job_resumed``; on probation also ``job_probation``."""
+        by = By.POLICY if self.policy == "policy" else By.OPERATOR
+        self._check(self.source not in FINAL_STATES and is_legal(self.source, JobState.QUEUED, by), "resumed")
         row = self._row(
             JobState.QUEUED,
             "resumed",
@@ -115,6 +127,7 @@ class HoldJob(_Move, frozen=True, kw_only=True):
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
         """Return the reason and ``job_held``."""
+        self._check(self.source is JobState.STALLED, "held")
         row = self._row(JobState.STALLED, f"held:{self.code}", now_ms)
         return Changes([row], [self._tell(ev.JobHeld(code=self.code), now_ms, ids)])
 
@@ -127,6 +140,8 @@ class PoisonJob(_Move, frozen=True, kw_only=True):
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
         """Return the move and ``job_poisoned``."""
+        by = By.OPERATOR if self.who.actor is Actor.HUMAN else By.CRASH_LOOP
+        self._check(is_legal(self.source, JobState.POISONED, by), "poisoned")
         failure = Failure(
             type="crash_loop", message=f"the engine died {self.stalls} times while a step of this job ran"
         )
@@ -142,6 +157,8 @@ class RetryJob(_Move, frozen=True, kw_only=True):
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
         """Return the move, the steps opened, and ``job_retried``."""
+        may = self.source in FINAL_STATES and is_legal(self.source, JobState.QUEUED, By.OPERATOR)
+        self._check(may, "retried")
         rows: list[Row] = [self._row(JobState.QUEUED, "retried", now_ms, claimable=True, new_attempt=True)]
         rows += [ReopenStep(self.job.job_id, key) for key in self.reopen]
         return Changes(rows, [self._tell(ev.JobRetried(), now_ms, ids)])
@@ -159,6 +176,8 @@ class EndNow(_Move, frozen=True, kw_only=True):
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
         """Return the ends and the job's terminal event."""
+        by = (By.OPERATOR, By.DEADLINE, By.CLAIM)
+        self._check(any(is_legal(self.source, self.target, each) for each in by), f"made {self.target}")
         rows: list[Row] = [
             CloseDecision(decision, self.job.job_id, None, self.who.id, None, now_ms, False)
             for decision in self.open_decisions

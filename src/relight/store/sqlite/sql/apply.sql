@@ -70,6 +70,7 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
     FROM json_each(NEW.queue_limits)
    WHERE value->>2 < (SELECT count(*) FROM jobs
                        WHERE jobs.state = 'running' AND jobs.queue = value->>0
+                         AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = jobs.job_id AND q.released_at IS NULL)
                          AND (value->>1 IS NULL
                               OR (SELECT engine_id FROM runs WHERE runs.run_id = jobs.run_id) = value->>1));
 
@@ -78,7 +79,7 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
   SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7,
          value->>8, value->>9, value->>10, value->>11, value->>12, value->>13
     FROM json_each(NEW.begin_steps)
-   WHERE EXISTS (SELECT 1 FROM runs WHERE runs.run_id = value->>2 AND runs.state = 'running')
+   WHERE EXISTS (SELECT 1 FROM runs WHERE runs.run_id = value->>2 AND runs.job_id = value->>0 AND runs.state = 'running')
       ON CONFLICT (job_id, step_key) DO UPDATE
      SET run_id = excluded.run_id, state = excluded.state, try_number = excluded.try_number, policy = excluded.policy,
          args_hashes = excluded.args_hashes, inputs = excluded.inputs, until = excluded.until,
@@ -93,8 +94,14 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
             FROM json_each(NEW.update_steps)) AS r
    WHERE steps.job_id = r.job_id AND steps.step_key = r.step_key
      AND steps.state IN ('running', 'waiting', 'backoff', 'in_doubt')
-     AND EXISTS (SELECT 1 FROM runs WHERE runs.run_id = r.run_id AND runs.state = 'running');
+     AND EXISTS (SELECT 1 FROM runs WHERE runs.run_id = r.run_id AND runs.job_id = r.job_id AND runs.state = 'running');
   SELECT RAISE(ABORT, 'refused:update_steps') WHERE changes() <> coalesce(json_array_length(NEW.update_steps), 0);
+
+  -- Before runs end: what a job said last is kept. Of several words in one batch the last stands.
+  UPDATE jobs SET progress = r.progress
+    FROM (SELECT value->>0 AS job_id, value->>1 AS run_id, value->>2 AS progress, max(key)
+            FROM json_each(NEW.set_progress) GROUP BY 1, 2) AS r
+   WHERE jobs.job_id = r.job_id AND jobs.run_id = r.run_id AND +jobs.state = 'running';
 
   INSERT INTO signals (signal_id, job_id, name, payload, by, idempotency_key, sent_at)
   SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6
@@ -222,13 +229,17 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
    WHERE steps.job_id = r.job_id AND steps.step_key = r.step_key AND steps.state = 'failed';
   SELECT RAISE(ABORT, 'refused:reopen_steps') WHERE changes() <> coalesce(json_array_length(NEW.reopen_steps), 0);
 
-  -- A wake-up reaches a job that was put away and waits for just this; a running one is told by its engine.
+  -- A wake-up reaches a job that was put away and waits for just this; a running one is told by its engine. What nobody
+  -- waits for is left out before the wake-ups of one job are put together: it must not hide one that somebody waits for.
   UPDATE jobs SET state = 'queued', claimable = 1, ready_at = r.at, updated_at = r.at,
                   status_reason = CASE jobs.state WHEN 'awaiting_user' THEN 'decided' ELSE jobs.status_reason END
-    FROM (SELECT value->>0 AS job_id, value->>1 AS waits_for, value->>2 AS decided, max(value->>3) AS at
-            FROM json_each(NEW.wake_jobs) GROUP BY 1) AS r
-   WHERE jobs.job_id = r.job_id AND (jobs.state = 'queued' OR (r.decided AND jobs.state = 'awaiting_user'))
-     AND EXISTS (SELECT 1 FROM steps AS w WHERE w.waits_for = r.waits_for AND w.job_id = r.job_id AND w.state = 'waiting');
+    FROM (SELECT job_id, max(decided) AS decided, max(at) AS at
+            FROM (SELECT value->>0 AS job_id, value->>1 AS waits_for, value->>2 AS decided, value->>3 AS at
+                    FROM json_each(NEW.wake_jobs)) AS k
+           WHERE EXISTS (SELECT 1 FROM steps AS w
+                          WHERE w.waits_for = k.waits_for AND w.job_id = k.job_id AND w.state = 'waiting')
+           GROUP BY job_id) AS r
+   WHERE jobs.job_id = r.job_id AND (jobs.state = 'queued' OR (r.decided AND jobs.state = 'awaiting_user'));
 
   UPDATE jobs SET cancel_code = r.code, cancel_reason = r.reason, cancel_by = r.by, updated_at = r.at,
                   state = CASE WHEN jobs.state IN ('awaiting_user', 'stalled') AND jobs.held_by IS NULL THEN 'queued' ELSE jobs.state END,
@@ -254,7 +265,7 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
 
   UPDATE jobs SET claimable = 1
    WHERE NEW.wake_due IS NOT NULL AND claimable = 0 AND ready_at IS NOT NULL AND +state = 'queued'
-     AND ready_at <= NEW.wake_due->>0->>0;
+     AND ready_at <= (SELECT max(value->>0) FROM json_each(NEW.wake_due));
 
   UPDATE engines SET state = r.target, verdict = r.verdict, evidence = r.evidence, ended_at = r.at
     FROM (SELECT value->>0 AS engine_id, value->>1 AS source, value->>2 AS target, value->>3 AS beat_at, value->>4 AS verdict,
@@ -275,7 +286,8 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
   SELECT RAISE(ABORT, 'refused:set_gates') WHERE changes() <> coalesce(json_array_length(NEW.set_gates), 0);
 
   UPDATE beats SET beat_at = r.beat_at, lease_until = r.lease_until
-    FROM (SELECT value->>0 AS engine_id, value->>1 AS beat_at, value->>2 AS lease_until FROM json_each(NEW.beats)) AS r
+    FROM (SELECT value->>0 AS engine_id, max(value->>1) AS beat_at, max(value->>2) AS lease_until
+            FROM json_each(NEW.beats) GROUP BY 1) AS r
    WHERE beats.engine_id = r.engine_id;
 
   INSERT INTO quarantine (job_id, table_name, code, detail, recovery_id, quarantined_at)
@@ -309,10 +321,6 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
       ON CONFLICT (queue) DO UPDATE
      SET slots = excluded.slots, per_engine_slots = excluded.per_engine_slots, priority = excluded.priority,
          rate = excluded.rate, updated_at = excluded.updated_at;
-
-  UPDATE jobs SET progress = r.progress
-    FROM (SELECT value->>0 AS job_id, value->>1 AS run_id, value->>2 AS progress FROM json_each(NEW.set_progress)) AS r
-   WHERE jobs.job_id = r.job_id AND jobs.run_id = r.run_id AND +jobs.state = 'running';
 
   UPDATE engines SET state = 'stopped', ended_at = r.at
     FROM (SELECT value->>0 AS engine_id, value->>1 AS at FROM json_each(NEW.close_writers)) AS r

@@ -85,10 +85,12 @@ SELECT '[' || coalesce(group_concat(json_quote(job_id), ','), '') || ']' FROM (
    ORDER BY priority DESC, ready_at, job_id LIMIT :limit);
 
 -- name: queue_load
--- Running jobs of a queue by engine, on jobs_running_in.
+-- Running jobs of a queue by engine, on jobs_running_in; what is set aside holds no slot.
 SELECT '[' || coalesce(group_concat(json_array(engine_id, n), ','), '') || ']' FROM (
   SELECT runs.engine_id, count(*) AS n FROM jobs JOIN runs ON runs.run_id = jobs.run_id
-   WHERE jobs.state = 'running' AND jobs.queue = :queue GROUP BY runs.engine_id);
+   WHERE jobs.state = 'running' AND jobs.queue = :queue
+     AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = jobs.job_id AND q.released_at IS NULL)
+   GROUP BY runs.engine_id);
 
 -- name: slot_holders
 -- Running jobs of a queue, the oldest first.
@@ -102,21 +104,30 @@ SELECT json_array(count(*)) FROM jobs
    AND (priority > :priority OR (priority = :priority AND (ready_at < :ready_at OR (ready_at = :ready_at AND job_id < :job_id))));
 
 -- name: next_due
--- The first timer of a job put away, and the first deadline: two index probes.
-SELECT json_array((SELECT min(ready_at) FROM jobs WHERE claimable = 0 AND ready_at IS NOT NULL),
-                  (SELECT min(deadline_at) FROM jobs WHERE deadline_at IS NOT NULL AND completed_at IS NULL AND cancel_code IS NULL));
+-- The first timer of a job put away, and the first deadline: two index probes. Quarantined jobs have neither.
+SELECT json_array((SELECT ready_at FROM jobs AS j
+                    WHERE claimable = 0 AND ready_at IS NOT NULL
+                      AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = j.job_id AND q.released_at IS NULL)
+                    ORDER BY ready_at LIMIT 1),
+                  (SELECT deadline_at FROM jobs AS j
+                    WHERE deadline_at IS NOT NULL AND completed_at IS NULL AND cancel_code IS NULL
+                      AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = j.job_id AND q.released_at IS NULL)
+                    ORDER BY deadline_at LIMIT 1));
 
 -- name: due_questions
 -- Jobs that await a person beyond their time limit.
 SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
-  SELECT row FROM job_head_json
-   WHERE claimable = 0 AND ready_at IS NOT NULL AND ready_at <= :now AND state = 'awaiting_user' ORDER BY ready_at LIMIT :limit);
+  SELECT row FROM job_head_json AS j
+   WHERE claimable = 0 AND ready_at IS NOT NULL AND ready_at <= :now AND state = 'awaiting_user'
+     AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = j.job_id AND q.released_at IS NULL)
+   ORDER BY ready_at LIMIT :limit);
 
 -- name: past_deadline
 -- Jobs beyond their deadline that nobody has told yet.
 SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
-  SELECT row FROM job_head_json
+  SELECT row FROM job_head_json AS j
    WHERE deadline_at IS NOT NULL AND completed_at IS NULL AND deadline_at <= :now AND cancel_code IS NULL
+     AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = j.job_id AND q.released_at IS NULL)
    ORDER BY deadline_at LIMIT :limit);
 
 -- name: stalled
@@ -133,6 +144,7 @@ SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
   SELECT c.row FROM job_head_json AS c JOIN jobs AS p ON p.job_id = c.parent_job_id
    WHERE c.parent_job_id IN (SELECT value FROM json_each(:parent_ids)) AND c.completed_at IS NULL AND c.detached = 0
      AND c.cancel_code IS NULL AND p.completed_at IS NOT NULL
+     AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = c.job_id AND q.released_at IS NULL)
    ORDER BY c.job_id LIMIT :limit);
 
 -- name: open_parents
@@ -140,7 +152,8 @@ SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
 SELECT '[' || coalesce(group_concat(json_quote(job_id), ','), '') || ']' FROM (
   SELECT DISTINCT p.job_id FROM jobs AS c JOIN jobs AS p ON p.job_id = c.parent_job_id
    WHERE c.parent_job_id IS NOT NULL AND c.completed_at IS NULL AND c.detached = 0 AND c.cancel_code IS NULL
-     AND c.state IN ('queued', 'running', 'stalled', 'awaiting_user') AND p.completed_at IS NOT NULL LIMIT :limit);
+     AND c.state IN ('queued', 'running', 'stalled', 'awaiting_user') AND p.completed_at IS NOT NULL
+     AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = c.job_id AND q.released_at IS NULL) LIMIT :limit);
 
 -- name: attention
 -- Of the jobs running here: which were asked to end, which no longer run, and what they may be waiting for that has come.
@@ -198,9 +211,9 @@ SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
 SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM decision_json WHERE decision_id = :decision_id;
 
 -- name: engines
--- Writers of one role, the newest first.
+-- Writers of one role before an id, the newest first: the primary key backwards.
 SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
-  SELECT row FROM engine_json WHERE role = :role ORDER BY engine_id DESC LIMIT :limit);
+  SELECT row FROM engine_json WHERE role = :role AND engine_id < :before ORDER BY engine_id DESC LIMIT :limit);
 
 -- name: engine
 -- One writer by primary key.
@@ -258,9 +271,9 @@ SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM quarantine_json
  WHERE CASE WHEN :job_id IS NULL THEN released_at IS NULL ELSE job_id = :job_id END;
 
 -- name: recoveries
--- Receipts, the newest first.
+-- Receipts before an id, the newest first: the primary key backwards.
 SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
-  SELECT row FROM recovery_json ORDER BY recovery_id DESC LIMIT :limit);
+  SELECT row FROM recovery_json WHERE recovery_id < :before ORDER BY recovery_id DESC LIMIT :limit);
 
 -- name: events
 -- The log in commit order after a sequence number; filters come before the limit.

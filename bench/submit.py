@@ -1,0 +1,86 @@
+"""W3: durable submits, by a client while no engine runs: one caller, 64 callers, one call for many."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+from bench import jobs
+from bench.engines import client_of, make_store
+from bench.figures import Measured, Sizes, percentiles
+from bench.floor import Floor, batches
+from relight import Client
+from relight.model import Durability
+
+GROUP = 1_000
+
+
+def relight_single(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+    """One thread, one submit after the other."""
+    make_store(folder / "store.db", durability)
+    with client_of(folder / "store.db", durability) as client:
+        waited = []
+        began = time.perf_counter()
+        for _ in range(sizes.submits):
+            before = time.perf_counter()
+            client.submit(jobs.nothing)
+            waited.append((time.perf_counter() - before) * 1000)
+        took = time.perf_counter() - began
+    return Measured(sizes.submits / took, "jobs/s", {"jobs": sizes.submits}, percentiles(waited, "ms"))
+
+
+def relight_callers(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+    """Many threads, each one submit after the other, through one client."""
+    make_store(folder / "store.db", durability)
+    with client_of(folder / "store.db", durability) as client:
+        client.submit(jobs.nothing)
+        callers = [threading.Thread(target=_submit_some, args=(client, sizes)) for _ in range(sizes.callers)]
+        began = time.perf_counter()
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        took = time.perf_counter() - began
+    total = sizes.callers * sizes.submits_per_caller
+    return Measured(total / took, "jobs/s", {"jobs": total, "callers": sizes.callers})
+
+
+def _submit_some(client: Client, sizes: Sizes) -> None:
+    for _ in range(sizes.submits_per_caller):
+        client.submit(jobs.nothing)
+
+
+def relight_batch(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+    """One ``submit_many``."""
+    make_store(folder / "store.db", durability)
+    with client_of(folder / "store.db", durability) as client:
+        calls = [jobs.nothing.bind() for _ in range(sizes.batch)]
+        began = time.perf_counter()
+        handles = client.submit_many(calls)
+        took = time.perf_counter() - began
+    if len(handles) != sizes.batch:
+        raise AssertionError(f"{len(handles)} handles for {sizes.batch} submits")
+    return Measured(sizes.batch / took, "jobs/s", {"jobs": sizes.batch})
+
+
+def floor_single(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+    """One transaction a job."""
+    return _floor(folder, durability, sizes.submits, 1)
+
+
+def floor_callers(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+    """As many jobs a transaction as there are callers."""
+    return _floor(folder, durability, sizes.callers * sizes.submits_per_caller, sizes.callers)
+
+
+def floor_batch(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+    """A thousand jobs a transaction."""
+    return _floor(folder, durability, sizes.batch, GROUP)
+
+
+def _floor(folder: Path, durability: Durability, n: int, group: int) -> Measured:
+    floor = Floor(folder / "store.db", durability)
+    submits = [floor.submit("nothing", "{}") for _ in range(n)]
+    took = floor.write([floor.prepare(some) for some in batches(submits, group)])
+    return Measured(n / took, "jobs/s", {"jobs": n, "group": group})

@@ -1,0 +1,169 @@
+"""What people do to jobs: resume, retry, cancel, fail, signal, answer, release. These are the commands that ``why`` prints.
+
+Each says afterwards how the job stands, in the first sentence of its ``why``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+import msgspec
+
+from relight.cli.addresses import find_decision, find_job
+from relight.cli.arguments import json_or_text
+from relight.cli.later import not_in_this_version
+from relight.cli.options import by_option, job_argument, opened, store_option
+from relight.cli.output import say, visible
+from relight.cli.parsing import text_or_stdin
+from relight.cli.show import job_why
+from relight.client.core import Core
+from relight.engine.operator import release_job
+from relight.errors import Conflict, InvalidArgument
+from relight.ids import JobId
+from relight.model import JobState, StepState
+
+reason_option = click.option("--reason", metavar="TEXT", help="Why, for the record.")
+force_option = click.option("--force", is_flag=True, help="End it at once, without the last run that cleans up.")
+
+
+def _act(store: str | None, by: str | None, address: str, do: Callable[[Core, JobId], None]) -> None:
+    with opened(store, by=by) as client:
+        job_id = find_job(client.core, address)
+        do(client.core, job_id)
+        say(visible(job_why(client.core, job_id).summary))
+
+
+@click.command()
+@job_argument
+@click.option("--done", metavar="STEP", help="Say that this step in doubt did happen …")
+@click.option("--value", metavar="JSON", help="… with this result; null if it is not given.")
+@click.option(
+    "--not-done", "not_done", metavar="STEP", help="Say that this step in doubt did not happen: it is called again."
+)
+@click.option("--accept", is_flag=True, help="Go on although code and record differ (not in this version).")
+@by_option
+@store_option
+def resume(
+    job: str, done: str | None, value: str | None, not_done: str | None, accept: bool, by: str | None, store: str | None
+) -> None:
+    """Queue a stalled, held or stopped job again; or settle a step in doubt.
+
+    A job that only waited for that answer goes on by itself. One that is held is resumed once nothing in it is in doubt.
+    """
+    if accept:
+        raise not_in_this_version("resume --accept", "start an engine with the code that the job began under")
+    if done is not None and not_done is not None:
+        raise InvalidArgument("--done and --not-done settle one step each; give one of them at a time")
+    if value is not None and done is None:
+        raise InvalidArgument("--value is the result of the step that --done names; give both")
+    step, verdict = (done, "done") if done is not None else (not_done, "not_done")
+
+    def do(core: Core, job_id: JobId) -> None:
+        if step is None:
+            core.resume(job_id, by=by)
+            return
+        core.settle(job_id, step, verdict=verdict, value=value, by=by)
+        if core.find(job_id).state is JobState.STALLED and not _doubts(core, job_id):
+            _resume_unless_moved(core, job_id, by)
+
+    _act(store, by, job, do)
+
+
+def _doubts(core: Core, job_id: JobId) -> bool:
+    with core.store.reading() as reads:
+        return any(s.state is StepState.IN_DOUBT and s.policy != "retry" for s in reads.steps(job_id))
+
+
+def _resume_unless_moved(core: Core, job_id: JobId, by: str | None) -> None:
+    """Resume, unless policy was faster: the settling is done either way."""
+    try:
+        core.resume(job_id, by=by)
+    except Conflict:
+        if core.find(job_id).state is JobState.STALLED:
+            raise
+
+
+@click.command()
+@job_argument
+@click.option("--all-failed", is_flag=True, help="Run every failed step again, also those whose failure was caught.")
+@by_option
+@store_option
+def retry(job: str, all_failed: bool, by: str | None, store: str | None) -> None:
+    """Queue a failed or poisoned job again: it goes on where it stopped.
+
+    The step that ended it runs again; finished steps do not.
+    """
+    _act(store, by, job, lambda core, job_id: core.retry(job_id, by=by, all_failed=all_failed))
+
+
+@click.command()
+@job_argument
+@reason_option
+@force_option
+@by_option
+@store_option
+def cancel(job: str, reason: str | None, force: bool, by: str | None, store: str | None) -> None:
+    """Cancel a job: at once if it never began, else in one last run that cleans up."""
+    _act(store, by, job, lambda core, job_id: core.end(job_id, code="cancel", reason=reason, by=by, force=force))
+
+
+@click.command()
+@job_argument
+@reason_option
+@force_option
+@by_option
+@store_option
+def fail(job: str, reason: str | None, force: bool, by: str | None, store: str | None) -> None:
+    """End a job as failed, as cancel does."""
+    _act(store, by, job, lambda core, job_id: core.end(job_id, code="fail", reason=reason, by=by, force=force))
+
+
+@click.command()
+@job_argument
+@click.argument("name", metavar="NAME")
+@click.argument("payload", metavar="[PAYLOAD]", required=False)
+@click.option("--key", metavar="KEY", help="Idempotency key: under one key a message is delivered once.")
+@by_option
+@store_option
+def signal(job: str, name: str, payload: str | None, key: str | None, by: str | None, store: str | None) -> None:
+    """Send a job a message. PAYLOAD is JSON, else text; - reads stdin; null without one."""
+    value = None if payload is None else json_or_text(text_or_stdin(payload))
+    _act(store, by, job, lambda core, job_id: core.signal(job_id, name, value, by=by, idempotency_key=key))
+
+
+@click.command()
+@job_argument
+@click.argument("choice", metavar="CHOICE")
+@click.option("--decision", metavar="ID", help="Which question, when several are open; the end of its id will do.")
+@click.option("--note", metavar="TEXT", help="A note for the job and the record.")
+@click.option("--value", metavar="JSON", help="With the choice done: what a step in doubt gave.")
+@by_option
+@store_option
+def answer(
+    job: str, choice: str, decision: str | None, note: str | None, value: str | None, by: str | None, store: str | None
+) -> None:
+    """Answer a job's question."""
+    if value is not None:
+        try:
+            msgspec.json.decode(value)
+        except msgspec.DecodeError as error:
+            raise InvalidArgument(f"--value {value!r} is not JSON: {error}") from None
+
+    def do(core: Core, job_id: JobId) -> None:
+        which = None if decision is None else find_decision(core, job_id, decision)
+        core.answer(job_id, choice, decision_id=which, note=note, by=by, value=value)
+
+    _act(store, by, job, do)
+
+
+@click.command()
+@job_argument
+@by_option
+@store_option
+def release(job: str, by: str | None, store: str | None) -> None:
+    """Take a job out of quarantine: recovery and claims meet it again."""
+    with opened(store, by=by) as client:
+        job_id = find_job(client.core, job)
+        row = release_job(client.core, job_id, by=by)
+        say(visible(f"{job_id} is released; it had been set aside for {row.code} in {row.table_name}"))

@@ -1,0 +1,229 @@
+"""``relight doctor``: everything about a store and its surroundings that a person in trouble would ask, in one page.
+
+Nothing is written, and nothing has to be well for it to work: what cannot be found out is itself a finding. Exit 1 when
+something is wrong. Read next: ``upkeep.py``.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import msgspec
+
+from relight.authoring.registry import Registry
+from relight.cli import records
+from relight.cli.engines import lock_of
+from relight.cli.exit_codes import Exit
+from relight.cli.loading import Target, load
+from relight.cli.options import json_option, store_option
+from relight.cli.output import say, say_json, visible
+from relight.core.why_words import count, listed
+from relight.errors import RelightError
+from relight.ids import short
+from relight.model import EngineRecord, EngineState, GateState
+from relight.settings import Settings, resolve
+from relight.store.open import store_at
+from relight.store.reads import Reads, Unreadable
+from relight.store.sqlite.connect import check_library
+from relight.store.sqlite.store import SqliteStore
+from relight.version import VERSION
+
+LONG_WAL_BYTES = 512 << 20
+"""A write-ahead log this long is not being checkpointed: somebody keeps reading, or no engine writes."""
+
+SHOWN = 20
+
+
+@click.command()
+@click.argument("module", metavar="[MODULE]", required=False)
+@json_option
+@store_option
+@click.pass_context
+def doctor(ctx: click.Context, module: str | None, as_json: bool, store: str | None) -> None:
+    """Look a store over: SQLite, file, settings, engines, recovery, quarantine, queues.
+
+    With MODULE also whether its workflows and steps can be registered. Exit 1 when something is wrong.
+    """
+    found = _Doctor(resolve({"store": store}))
+    found.look()
+    if module is not None:
+        found.look_at_module(load(module))
+    if as_json:
+        say_json({"ok": not found.problems, "problems": found.problems, **found.facts})
+    else:
+        for text in found.lines():
+            say(visible(text))
+    if found.problems:
+        ctx.exit(Exit.FAILED)
+
+
+class _Doctor:
+    """Collects facts for ``--json`` and for people, and problems as sentences."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.problems: list[str] = []
+        self.facts: dict[str, Any] = {
+            "relight": VERSION,
+            "python": platform.python_version(),
+            "settings": [
+                {"name": name, "value": settings.values[name], "origin": origin}
+                for name, origin in settings.origins.items()
+            ],
+        }
+        self._settings = settings
+
+    def look(self) -> None:
+        """Find out everything; a step that fails is a problem, and the next one is tried all the same."""
+        try:
+            store = store_at(self._settings.store, durability=self._settings.durability)
+        except RelightError as error:
+            self._note(error)
+            return
+        assert isinstance(store, SqliteStore)
+        self._look_at_library()
+        self.facts["store"] = dict(store.health())
+        try:
+            store.open(create=False)
+        except RelightError as error:
+            self._note(error)
+            return
+        try:
+            self._look_inside(store)
+        finally:
+            store.close()
+
+    def _note(self, error: Exception) -> None:
+        code = error.code if isinstance(error, RelightError) else "storage_corrupt"
+        self.problems.append(f"{code}: {error}")
+
+    def _look_at_library(self) -> None:
+        try:
+            check_library()
+            self.facts["sqlite_safe"] = True
+        except RelightError as error:
+            self.facts["sqlite_safe"] = False
+            self._note(error)
+
+    def _look_inside(self, store: SqliteStore) -> None:
+        self.facts["store"] = dict(store.health())
+        if self.facts["store"]["wal_bytes"] > LONG_WAL_BYTES:
+            self.problems.append(
+                "the write-ahead log is long and is not being emptied: does some program keep the store open for reading?"
+            )
+        for look in (self._look_at_engines, self._look_at_quarantine, self._look_at_queues):
+            try:
+                with store.reading(snapshot=True) as reads:
+                    look(store, reads)
+            except (RelightError, msgspec.ValidationError) as error:
+                self._note(error)
+        try:
+            damage = store.check_integrity()
+        except RelightError as error:
+            damage = [str(error)]
+        self.facts["integrity"] = damage or "ok"
+        if damage:
+            self.problems.append(f"the file is damaged: {listed(damage)}. Keep it as it is, and restore from a backup")
+
+    def _look_at_engines(self, store: SqliteStore, reads: Reads) -> None:
+        self.facts["jobs"] = {str(state): n for state, n in reads.count_in_states().items()}
+        aside: list[Unreadable] = []
+        rows = [row for row in reads.engines_to_judge(aside=aside) if row.state is not EngineState.DEAD]
+        self.problems += [f"storage_corrupt: the row of engine {bad.id} cannot be read: {bad.detail}" for bad in aside]
+        locks = {row.engine_id: lock_of(store.place, row) for row in rows}
+        dead = [row.engine_id for row in rows if locks[row.engine_id] == "free"]
+        owed = reads.count_running_of_dead() + reads.count_running_of(dead)
+        self.facts["engines"] = [{**records.engine_object(row), "lock": locks[row.engine_id]} for row in rows]
+        self.facts["recovery_owed"] = owed
+        if owed:
+            self.problems.append(
+                f"{count(owed, 'run')} of dead engines are not recovered yet: start an engine (relight worker MODULE)"
+            )
+        self.problems += [problem for row in rows if (problem := _trouble_of(row, locks[row.engine_id]))]
+
+    def _look_at_quarantine(self, store: SqliteStore, reads: Reads) -> None:
+        rows = reads.quarantine()
+        self.facts["quarantine"] = [records.quarantine_object(row) for row in rows]
+        self.problems += [
+            f"job {short(row.job_id)} is set aside ({row.code} in {row.table_name}): look at it, then relight release {short(row.job_id)} "
+            f"or relight fail {short(row.job_id)} --force"
+            for row in rows[:SHOWN]
+        ]
+
+    def _look_at_queues(self, store: SqliteStore, reads: Reads) -> None:
+        self.facts["queues"] = [records.queue_object(queue) for queue in reads.queues()]
+
+    def look_at_module(self, target: Target) -> None:
+        """Check that everything in a module can be registered."""
+        registry = Registry()
+        steps: dict[str, Any] = {}
+        for workflow in target.workflows():
+            try:
+                registry.add(workflow)
+            except RelightError as error:
+                self._note(error)
+        for step in target.steps():
+            known = steps.setdefault(step.name, step)
+            if known.spec.function is not step.spec.function:
+                where = f"{known.spec.code_ref}, {step.spec.code_ref}"
+                self.problems.append(
+                    f'registration_error: two different steps are called "{step.name}" ({where}). Rename one: @step(name="…")'
+                )
+            try:
+                registry.signature(step.spec.function)
+            except RelightError as error:
+                self._note(error)
+        self.facts["module"] = {"name": target.module.__name__, "kinds": registry.kinds, "steps": sorted(steps)}
+
+    # for people
+
+    def lines(self) -> Iterator[str]:
+        """Yield the page."""
+        facts, store = self.facts, self.facts.get("store", {})
+        safe = {True: "safe", False: "UNSAFE", None: "not looked at"}[facts.get("sqlite_safe")]
+        yield f"relight {facts['relight']}, Python {facts['python']}, SQLite {store.get('sqlite', '?')} by apsw {store.get('apsw', '?')} ({safe})"
+        if store:
+            size = f"{store['file_bytes']:,} bytes, write-ahead log {store['wal_bytes']:,} bytes"
+            yield f"store {store['store']}: {size}, schema {store['schema']}, durability {store['durability']}"
+        if "integrity" in facts:
+            yield f"integrity {facts['integrity'] if facts['integrity'] == 'ok' else 'DAMAGED'}"
+        yield "settings"
+        for setting in facts["settings"]:
+            value = setting["value"]
+            yield f"  {setting['name']:<22} {'not set' if value is None else value!s:<20}  from {setting['origin']}"
+        yield from self._store_lines()
+        if "module" in facts:
+            module = facts["module"]
+            yield f"module {module['name']}: {len(module['kinds'])} workflows ({listed(module['kinds'], 10)}), {len(module['steps'])} steps"
+        for problem in self.problems:
+            yield f"WRONG: {problem}"
+        yield "something is wrong" if self.problems else "all is well"
+
+    def _store_lines(self) -> Iterator[str]:
+        facts = self.facts
+        if "jobs" in facts:
+            yield f"jobs: {', '.join(f'{n:,} {state}' for state, n in facts['jobs'].items()) or 'none'}"
+        if "engines" in facts:
+            yield f"engines: {len(facts['engines'])} not ended; recovery owed to {facts['recovery_owed']:,} runs"
+            for row in facts["engines"]:
+                yield f"  {short(row['engine_id'])}  {row['name']}  {row['state']}  gate {row['gate']}  lock {row['lock']}  pid {row['pid']}"
+        if "quarantine" in facts:
+            yield f"quarantine: {len(facts['quarantine']):,} jobs"
+        for queue in facts.get("queues", ()):
+            limits = ", ".join(
+                f"{name} {queue[name]}" for name in ("slots", "per_engine_slots", "rate") if queue[name] is not None
+            )
+            yield f"queue {queue['queue']}: {limits or 'no limit'}{', paused' if queue['paused'] else ''}"
+
+
+def _trouble_of(row: EngineRecord, lock: str | None) -> str | None:
+    if row.state is EngineState.SILENT and lock != "free":
+        return (
+            f"engine {row.name} {short(row.engine_id)} is silent (process {row.pid}), and its jobs are held: end that process, or "
+            f"relight engines fence {short(row.engine_id)}"
+        )
+    if row.gate is GateState.FAILED and lock == "held":
+        return f"the gate of engine {row.name} {short(row.engine_id)} stays shut: {row.gate_detail}"
+    return None

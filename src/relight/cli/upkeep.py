@@ -1,0 +1,93 @@
+"""``relight verify`` and ``relight db upgrade``: a store's promises, and its schema."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from relight.cli.exit_codes import Exit
+from relight.cli.options import by_option, json_option, opened, store_option
+from relight.cli.output import on_terminal, say, say_json, visible
+from relight.core.commands.engines import Tell
+from relight.core.events import SchemaUpgraded
+from relight.core.why_words import count
+from relight.engine.lockfile import probe, state_dir_for
+from relight.errors import Conflict
+from relight.ids import short
+from relight.recorder.invariants import Report
+from relight.settings import resolve
+from relight.store.open import store_at
+from relight.store.sqlite.store import SqliteStore
+
+
+@click.command()
+@json_option
+@store_option
+@click.pass_context
+def verify(ctx: click.Context, as_json: bool, store: str | None) -> None:
+    """Check that a store keeps every promise that it can be asked about.
+
+    Reads everything; writes nothing; the store may be in use. Exit 0 when all is well, 1 when something was found.
+    """
+    from relight.recorder.verify import verify as audit
+
+    with opened(store) as client:
+        report = audit(client.core.store, progress=_progress if on_terminal() else None)
+        place = client.core.store.place
+    if on_terminal():
+        sys.stderr.write("\r\x1b[K")
+    if as_json:
+        findings = [{"invariant": f.invariant, "ids": list(f.ids), "detail": f.detail} for f in report.findings]
+        say_json({"ok": report.ok, "store": place, "counts": dict(report.counts), "findings": findings})
+    else:
+        _say_report(report, place)
+    if not report.ok:
+        ctx.exit(Exit.FAILED)
+
+
+def _say_report(report: Report, place: str) -> None:
+    counts = ", ".join(f"{number:,} {name}" for name, number in report.counts.items())
+    for finding in report.findings:
+        say(visible(str(finding)))
+    said = "ok" if report.ok else count(len(report.findings), "finding")
+    say(visible(f"{place}: {said} ({counts})"))
+
+
+def _progress(what: str, done: int, total: int) -> None:
+    sys.stderr.write(f"\r\x1b[K{what}: {done:,} of {total:,}")
+    sys.stderr.flush()
+
+
+@click.group()
+def db() -> None:
+    """Look after a store's schema."""
+
+
+@db.command()
+@by_option
+@store_option
+def upgrade(by: str | None, store: str | None) -> None:
+    """Bring a store's schema up to this Relight's. Refused while an engine is live.
+
+    An engine makes the schema of a new store by itself; this is for a store that an older Relight wrote.
+    """
+    target = store_at(resolve({"store": store}).store)
+    assert isinstance(target, SqliteStore)
+    for engine_id, name, nonce, pid in target.engines_marked_live():
+        if probe(state_dir_for(target.place), engine_id, nonce).locked:
+            raise Conflict(
+                f"engine {name} {short(engine_id)} is live on {target.place} (process {pid}). Stop every engine on it, then "
+                "upgrade",
+                engine_id=engine_id,
+                pid=pid,
+            )
+    done = target.upgrade()
+    if not done:
+        say(visible(f"{target.place} has the newest schema already"))
+        return
+    with opened(store, by=by) as client:
+        told = SchemaUpgraded(from_version=done[0].number - 1, to_version=done[-1].number)
+        client.core.journal.execute(Tell(payload=told, who=client.core.who(by)), patience_seconds=5)
+    names = ", ".join(f"{migration.number} {migration.name}" for migration in done)
+    say(visible(f"{target.place} upgraded: {names}"))

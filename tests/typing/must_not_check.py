@@ -1,0 +1,47 @@
+"""Mistakes that a type checker has to see. Each marked line must be an error, and no other."""
+
+from pathlib import Path
+
+from p02_agent import agent, think
+from p03_fanout import extract, ingest
+from p04_payment import Order
+from p10.flows import count, index_one
+
+from relight import AsyncEngine, Done, Engine, NotDone, Retry, ask, parallel, sleep, start, step, wait_signal, workflow
+
+engine = Engine("x.db")
+engine.submit(ingest, 42)  # E1 wrong type
+engine.submit(ingest)  # E2 missing argument
+engine.submit(ingest, Path("a"), idempotency_kee="x")  # E3 misspelt option
+ingest.bind(foldr=Path("a"))  # E4 misspelt argument
+x: str = engine.submit(ingest, Path("a")).result()  # E5 type of the result
+parallel(extract, [1, 2])  # E6 type of the items
+extract.options(retrys=None)  # E7 unknown option
+y: list[str] = parallel(extract, [Path("a")])  # E8 type of the results
+Retry(retries=3)  # E9 unknown option
+Engine("x.db", worflows=[ingest])  # E10 unknown option
+wait_signal("paid", type=int).upper()  # E11 type of a signal
+ask("Really?").answer  # E12 a decision has a choice
+
+
+def other(order: int) -> Done[str] | NotDone:
+    return NotDone()
+
+
+@step(in_doubt=other)  # E13 the reconciling function takes other arguments
+def charge(order: Order) -> str:
+    return ""
+
+
+@workflow(on_stall="restart")  # E14 not a policy
+def stubborn() -> None: ...
+
+
+async def body() -> None:
+    await sleep(3)  # E15 a sync name is not awaited: sleep.aio
+    think([])  # E16 never awaited
+    children = await start.aio(index_one, "a")  # E17 type of a child's argument
+    await count("x")  # E18 a sync step is not awaited: count.aio
+    async with AsyncEngine("x.db", workflows=[agent]) as other_engine:
+        job = await other_engine.submit(agent, "goal")
+        job.cancel()  # E19 never awaited

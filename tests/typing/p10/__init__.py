@@ -1,0 +1,1 @@
+"""Several modules, two queues, an engine that the command line opens."""

@@ -1,0 +1,95 @@
+"""Three of the programs are also run: what type-checks here is what works."""
+
+from __future__ import annotations
+
+import runpy
+import subprocess
+import sys
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from relight import Engine
+from relight.model import JobState
+
+HERE = Path(__file__).parent
+
+
+class FakeStripe:
+    """Keeps charges by key; the first answer is lost after the charge was made."""
+
+    def __init__(self) -> None:
+        self.by_key: dict[str, str] = {}
+        self.answers_lost = 0
+
+    def find(self, key: str) -> str | None:
+        return self.by_key.get(key)
+
+    def charge(self, cents: int, key: str) -> str:
+        receipt = self.by_key.setdefault(key, f"r{len(self.by_key)}")
+        if not self.answers_lost:
+            self.answers_lost += 1
+            raise ConnectionResetError("reset")
+        return receipt
+
+
+def program(name: str) -> Any:
+    """Load a program as a module of its own."""
+    return SimpleNamespace(**runpy.run_path(str(HERE / f"{name}.py")))
+
+
+def test_p01_says_hello_and_its_key_gives_the_same_job_again(tmp_path: Path) -> None:
+    said = [
+        subprocess.run(
+            [sys.executable, "-W", "error", str(HERE / "p01_hello.py")],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+        for _ in range(2)
+    ]
+    assert said[0] == said[1]
+    assert said[0].split(maxsplit=1)[1] == "HELLO, ADA\n"
+
+
+def test_p04_charges_once_although_the_answer_was_lost(tmp_path: Path) -> None:
+    p04 = program("p04_payment")
+    fake = FakeStripe()
+    with Engine(str(tmp_path / "p04.db"), workflows=[p04.checkout], resources={p04.stripe: fake}) as engine:
+        job = engine.submit(p04.checkout, p04.Order("o1", 1200, "ada@example.com"), idempotency_key="o1")
+        assert job.result(timeout_seconds=20) == "r0"
+    assert len(fake.by_key) == 1
+
+
+def test_p04_gives_a_declared_error_back_as_itself(tmp_path: Path) -> None:
+    p04 = program("p04_payment")
+
+    def declined(order: object) -> str:
+        raise p04.CardDeclined("no money")
+
+    with Engine(str(tmp_path / "p04.db"), workflows=[p04.checkout], replace={p04.charge: declined}) as engine:
+        job = engine.submit(p04.checkout, p04.Order("o1", 1200, "ada@example.com"))
+        assert job.result(timeout_seconds=20) == "declined: no money"
+
+
+def test_p06_digests_and_reminds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    p06 = program("p06_digest")
+    monkeypatch.chdir(tmp_path)
+    mailed: list[list[str]] = []
+    with Engine("jobs.db", workflows=[p06.digest, p06.reminder], replace={p06.mail: mailed.append}) as engine:
+        assert engine.submit(p06.digest, date(2026, 11, 2)).result(timeout_seconds=20) == 1
+        soon = datetime.now(UTC) + timedelta(milliseconds=200)
+        engine.submit(p06.reminder, "tea", soon).result(timeout_seconds=20)
+        assert datetime.now(UTC) >= soon
+        assert [lines[0] for lines in mailed] == ["what happened on 2026-11-02", "tea"]
+
+        runpy.run_path(str(HERE / "p06_digest.py"), run_name="__main__")
+        today = engine.job(kind="digest", idempotency_key=f"digest-{datetime.now(UTC).date()}")
+        assert today.result(timeout_seconds=20) == 1
+        waiting = {job.summary.split()[0] for job in engine.jobs(state=[JobState.QUEUED, JobState.RUNNING])}
+        assert waiting == {"digest", "reminder"}
