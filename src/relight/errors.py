@@ -190,13 +190,26 @@ class JobError(RelightError):
 class JobFailed(JobError):
     """The job failed; ``error_type``, ``error_code``, ``step_key`` and ``tries`` say how."""
 
+    job_id: str
+    error_type: str | None
+    error_code: str | None
+    message: str
+    step_key: str | None
+    tries: int
+    details: object
+
 
 class JobCancelled(JobError):
     """The job was cancelled."""
 
+    job_id: str
+
 
 class JobPoisoned(JobError):
     """The job kept killing its engine and is not retried automatically."""
+
+    job_id: str
+    message: str
 
 
 class StepFailed(JobError):

@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner
+
+from relight.cli.main import cli
+
 PATIENCE_SECONDS = 60
 
 FLOWS = """
@@ -208,10 +212,19 @@ class Place:
         return self.run(*words[1:])
 
     def ok(self, *args: str, stdin: str | None = None) -> Done:
-        """Run ``relight``, which must succeed."""
-        done = self.run(*args, stdin=stdin)
+        """Run ``relight``, which must succeed: in this process (a tenth of the time) where no engine and no code is meant."""
+        done = self.run(*args, stdin=stdin) if self._needs_process(*args) else self._inside(*args, stdin=stdin)
         assert done.code == 0, (args, done)
         return done
+
+    @staticmethod
+    def _needs_process(command: str, *args: str) -> bool:
+        return command in ("run", "worker", "demo") or any("flows" in arg for arg in args)
+
+    def _inside(self, *args: str, stdin: str | None) -> Done:
+        environment = {"USER": "ann", "LOGNAME": "ann", "RELIGHT_STORE": str(self.store)}
+        result = CliRunner(env=environment).invoke(cli, args, input=stdin, prog_name="relight")
+        return Done(result.exit_code, result.stdout, result.stderr)
 
     def start(self, *args: str, **environment: str) -> Started:
         """Start ``relight``; its stdout and stderr are heard as one."""

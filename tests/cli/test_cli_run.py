@@ -42,6 +42,8 @@ def test_the_same_key_is_the_same_job(place: Place) -> None:
     [job] = place.ok("jobs", "--tag", "env=test", "--json").lines
     assert job["tags"] == {"env": "test"}
     assert len(place.ok("events", "--type", "job_deduplicated", "--json").lines) == 1
+    place.ok("run", "flows:add", "--arg", "a=1", "--by", "ben")
+    assert [it["actor_id"] for it in place.ok("events", "--type", "job_accepted", "--json").lines] == ["ann", "ben"]
 
 
 def test_a_failed_job_is_told_and_retried_after_the_fix(place: Place) -> None:

@@ -13,10 +13,9 @@ from relight.store.migrate import load_migrations
 from relight.store.sqlite.store import SqliteStore
 
 
-def change(store: Path, *statements: str) -> None:
+def change(store: Path, sql: str, *values: str) -> None:
     db = apsw.Connection(str(store))
-    for sql in statements:
-        db.execute(sql)
+    db.execute(sql, values)
     db.close()
 
 
@@ -38,7 +37,7 @@ def test_doctor_shows_versions_settings_with_their_origin_and_that_all_is_well(u
     assert found["jobs"] == {"completed": 1}
     assert (found["engines"], found["recovery_owed"], found["quarantine"]) == ([], 0, [])
     assert [queue["queue"] for queue in found["queues"]] == ["gpu"]
-    page = used.ok("doctor", "--store", "relight.db").out
+    page = used.ok("doctor", "--store", str(used.store)).out
     for words in ("SQLite", "(safe)", "store", "from argument", "from default", "queue gpu: slots 2", "all is well"):
         assert words in page
 
@@ -58,13 +57,15 @@ def test_doctor_checks_a_code_base_without_running_it(used: Place) -> None:
     assert used.ok("doctor", "flows", "--json").json["module"]["kinds"][0] == "add"
     used.folder.joinpath("other.py").write_text(
         "from relight import step, workflow\n"
-        "@step\ndef one(x: object) -> int: return 1\n"
+        "@step\ndef one(x: int) -> int: return 1\n"
+        "@step(name='one')\ndef two() -> int: return 2\n"
         "@workflow\ndef w(x: 'Missing') -> int: return 1\n"
     )
     done = used.run("doctor", "other")
     assert done.code == 1
     assert done.out.count("WRONG: registration_error: ") == 2
     assert "Missing" in done.out
+    assert 'two different steps are called "one" (other.py:2, other.py:4)' in done.out
 
 
 def test_verify_finds_what_was_changed_by_hand(used: Place) -> None:
@@ -81,7 +82,7 @@ def test_verify_finds_what_was_changed_by_hand(used: Place) -> None:
 def test_one_row_that_cannot_be_read_hides_no_other(used: Place) -> None:
     other = used.ok("submit", "flows:waits").out.strip()
     used.ok("submit", "flows:waits")
-    change(used.store, f"UPDATE jobs SET state = 'no such \x1b[31m state' WHERE job_id = '{other}'")
+    change(used.store, "UPDATE jobs SET state = 'no such \x1b[31m state' WHERE job_id = ?", other)
     jobs = used.ok("jobs", "--json").lines
     assert [job.get("state") for job in jobs] == ["queued", None, "completed"]
     assert jobs[1]["job_id"] == other

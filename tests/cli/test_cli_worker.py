@@ -141,3 +141,20 @@ def test_an_operator_vouches_for_the_death_of_a_stopped_engine(place: Place) -> 
         one.send(signal.SIGTERM)
         assert one.end() == 0
     place.ok("verify")
+
+
+def test_runs_of_an_engine_that_an_operator_vouched_for_are_stalled_on_his_word(place: Place) -> None:
+    marker = str(place.folder / "marker")
+    with place.start("worker", "flows", "--name", "one") as one:
+        one.hear("is open after")
+        place.ok("submit", "hangs", "--arg", f"marker={marker}", "--key", "h")
+        one.hear("began")
+        one.send(signal.SIGSTOP)
+        assert "1 running job to be stalled" in place.ok("engines", "fence", "one", "--by", "op", "--force").out
+        assert place.run("run", "flows:hangs", "--arg", f"marker={marker}", "--key", "h").json == "done"
+        told = place.ok("events", "--job", "hangs:h", "--type", "workflow_recovery", "--json").json
+        assert (told["actor"], told["payload"]["verdict"]) == ("system", "dead")
+        assert told["payload"]["evidence"]["operator"] == "op"
+        receipt = place.ok("recoveries", "--json", "--limit", "1").json
+        assert [engine["verdict"] for engine in receipt["engines"]] == ["dead"]
+    place.ok("verify")

@@ -1,7 +1,7 @@
 """A process that writes to a SQLite store for as long as it is told to: an engine and its jobs, of a kind and queue of its own.
 
 It reads lines from its input: a path begins writing there, an empty line ends it; each is answered with a line. Between two
-batches it looks for up to a millisecond whether there is a new line.
+batches it looks for up to five milliseconds whether there is a new line.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ def write_until_told(path: str) -> int:
     """Submit, claim and finish jobs; return how many."""
     jobs = 0
     with World(lambda: SqliteStore(path, durability="process"), seed=hash(path)) as world:
-        engine = world.open_engine("neighbour")
+        engine = world.open_engine("neighbour", store=world.store)
         print("writing", flush=True)
-        while not select.select([sys.stdin], [], [], 0.001)[0]:
+        while not select.select([sys.stdin], [], [], 0.005)[0]:
             world.clock.advance(1)
             run = engine.run_new(kind="neighbour", queue="neighbour")
             engine.begin(run)

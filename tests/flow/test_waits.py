@@ -159,6 +159,7 @@ def test_a_job_put_away_wakes_at_the_first_of_its_waits_however_slow_the_disk_is
     asyncio.run(asyncio.sleep(0.15))  # sleep-ok: longer than a quiet run is kept
     rig.probes[engine].let_go()
     assert done.result(timeout_seconds=10) == "woken"
+    assert rig.told(done).count("run_suspended") == 1
 
 
 # ---------------------------------------------------------------- signals

@@ -17,6 +17,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import apsw
@@ -28,7 +29,6 @@ import scenario
 from relight import Client
 from relight.errors import JobCancelled
 from relight.recorder.verify import verify_store
-
 
 STUCK_SECONDS = 30
 
@@ -46,16 +46,20 @@ class Killer:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run_child(folder: Path, at: int | None) -> tuple[bool, str]:
-    """Run the scenario in a forked child; tell whether it came through, and what it said if it failed."""
+def in_child(folder: Path, call: Callable[[], object]) -> tuple[bool, str]:
+    """Call something in a forked child; tell whether it came through, and what it said if it failed.
+
+    This process never starts a thread: a fork beside one that holds a lock would leave the child waiting for ever.
+    """
     said = folder / "said"
+    said.unlink(missing_ok=True)
     pid = os.fork()
     if pid == 0:
         code = 1
         stacks = (folder / "stacks").open("w")
         faulthandler.dump_traceback_later(STUCK_SECONDS, exit=True, file=stacks)
         try:
-            scenario.run(folder, Killer(at))
+            call()
             code = 0
         except BaseException as error:  # boundary: a forked child must never return into its parent's code
             said.write_text(f"{type(error).__name__}: {error}")
@@ -70,13 +74,27 @@ def run_child(folder: Path, at: int | None) -> tuple[bool, str]:
     return os.WEXITSTATUS(status) == 0, said.read_text() if said.exists() else ""
 
 
+def run_child(folder: Path, at: int | None) -> tuple[bool, str]:
+    """Run the scenario in a forked child that is to be killed at a boundary, or never."""
+    return in_child(folder, lambda: scenario.run(folder, Killer(at)))
+
+
+def audited(folder: Path) -> list[str]:
+    """Return what is wrong with a finished scenario, found out in a child."""
+    path = folder / "findings"
+    through, said = in_child(folder, lambda: path.write_text(json.dumps(audit(folder))))
+    return json.loads(path.read_text()) if through else [f"the audit failed: {said}"]
+
+
 def finished_steps(folder: Path) -> set[str]:
     """Return ``job key`` of every step whose outcome is on disk."""
     if not (folder / "jobs.db").exists():
         return set()
     db = apsw.Connection(str(folder / "jobs.db"))
     try:
-        rows = list(db.execute("SELECT job_id || ' ' || step_key FROM steps WHERE state = 'completed' AND kind = 'step'"))
+        rows = list(
+            db.execute("SELECT job_id || ' ' || step_key FROM steps WHERE state = 'completed' AND kind = 'step'")
+        )
     except apsw.SQLError:
         return set()  # killed before the schema was there
     finally:
@@ -93,7 +111,9 @@ def begun_steps(folder: Path) -> list[str]:
 def audit(folder: Path) -> list[str]:
     """Return what is wrong with a finished scenario."""
     found = [f"{f.invariant}: {f.detail}" for f in verify_store(str(folder / "jobs.db")).findings]
-    with Client(str(folder / "jobs.db"), workflows=[scenario.steps, scenario.waits, scenario.asks, scenario.victim]) as client:
+    with Client(
+        str(folder / "jobs.db"), workflows=[scenario.steps, scenario.waits, scenario.asks, scenario.victim]
+    ) as client:
         for kind, (state, result) in scenario.EXPECTED.items():
             job = client.job(kind=kind, idempotency_key=scenario.KEY)
             info = job.info()
@@ -133,7 +153,7 @@ def kill_at(point: int, *, nested: bool) -> tuple[bool, int, list[str]]:
         else:
             violations.append("it did not come through")
         if not violations or through:
-            violations += audit(folder)
+            violations += audited(folder)
         return landed, runs, [f"point {point}: {each}" for each in violations]
     finally:
         if not violations or "--keep" not in sys.argv:

@@ -19,6 +19,7 @@ from typing import Any
 from relight import Client, Engine, Queue
 from relight.clock import SystemClock
 from relight.core.commands.engines import RenewLease
+from relight.engine import recovery
 from relight.engine.incarnation import Incarnation
 from relight.errors import RelightError
 from tests.process import flows
@@ -80,6 +81,7 @@ class Orders:
         self.probes = Probes()
         for name, (action, at) in options.pop("probes", {}).items():
             self.probes.want(name, action, at)
+        recovery.FIRST_CHUNK = options.pop("first_chunk", recovery.FIRST_CHUNK)
         shift_ms = options.pop("shift_ms", 0)
         kinds = options.pop("kinds", None)
         queues = [Queue(name, **limits) for name, limits in options.pop("queues", {}).items()]

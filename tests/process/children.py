@@ -26,7 +26,7 @@ from relight.store.sqlite import SqliteStore
 from tests.process.flows import Witness
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = float(os.environ.get("RELIGHT_TEST_PATIENCE", "60"))
 
 
 class Child:

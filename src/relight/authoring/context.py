@@ -7,7 +7,7 @@ a step called there is just its function.
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -35,7 +35,7 @@ class RunPort(Protocol):
         """Interpret a flow's requests, blocking this thread."""
         ...
 
-    def drive_async(self, flow: Flow) -> Awaitable[Any]:
+    def drive_async(self, flow: Flow) -> Coroutine[Any, Any, Any]:
         """Interpret a flow's requests on the loop."""
         ...
 

@@ -10,7 +10,7 @@ import functools
 import inspect
 import threading
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Generic, Literal, ParamSpec, Protocol, Self, TypeVar, cast, overload
@@ -214,7 +214,7 @@ class Step(_BaseStep[P, R]):
         scope = self._scope()
         if scope is None:
             return _in_thread(lambda: self._spec.function(*self._args(args), **kwargs))
-        return _await(scope.run.drive_async(scope.run.call_of(self, self._key, scope.branch, self._args(args), kwargs)))
+        return scope.run.drive_async(scope.run.call_of(self, self._key, scope.branch, self._args(args), kwargs))
 
 
 class AsyncStep(_BaseStep[P, R]):
@@ -230,7 +230,7 @@ class AsyncStep(_BaseStep[P, R]):
             raise BlockingCall(
                 f"{self.name} is async but {scope.run.ref.kind} is not. Make {scope.run.ref.kind} async, or call {self.name}.sync(…)"
             )
-        return _await(scope.run.drive_async(scope.run.call_of(self, self._key, scope.branch, self._args(args), kwargs)))
+        return scope.run.drive_async(scope.run.call_of(self, self._key, scope.branch, self._args(args), kwargs))
 
     def sync(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the step on the engine's loop and wait for it: for sync workflows."""
@@ -244,10 +244,6 @@ class AsyncStep(_BaseStep[P, R]):
         flow = scope.run.call_of(self, self._key, scope.branch, self._args(args), kwargs)
         value: R = scope.run.drive(flow)
         return value
-
-
-async def _await(awaitable: Awaitable[R]) -> R:
-    return await awaitable
 
 
 async def _in_thread(call: Callable[[], R]) -> R:

@@ -28,10 +28,9 @@ from relight.authoring.definitions import (
     queue_name,
 )
 from relight.clock import to_ms
-from relight.codec import Codec, CodecRegistry
+from relight.codec import Codec, CodecRegistry, canonical_hash
 from relight.core.changes import Who
 from relight.core.commands.jobs import SubmitJob
-from relight.core.flow import digest
 from relight.errors import InvalidArgument, KindDuplicate, KindUnknown, RegistrationError
 from relight.ids import JobId
 from relight.signature import Signature
@@ -118,7 +117,9 @@ class Registry:
     ) -> SubmitJob:
         """Return the command that submits a call, its arguments encoded. ``parent``: (job id, step key, detached)."""
         spec = call.workflow.spec
-        bound = self.signature(spec.function).bind(call.args, call.kwargs)
+        signature = self.signature(spec.function)
+        bound = signature.bind(call.args, call.kwargs)
+        signature.load(bound.inputs)  # what could not be given to the function later is refused now
         return make_submit(
             spec.kind,
             bound.inputs.decode(),
@@ -158,7 +159,7 @@ def make_submit(
         kind=kind,
         version=said.version,
         inputs=inputs,
-        inputs_hash=digest(inputs),
+        inputs_hash=canonical_hash(inputs.encode()),
         who=who,
         queue=queue_name(options.queue) or said.queue,
         priority=check_priority(priority),

@@ -27,9 +27,10 @@ def demo(
     store: str | None,
     as_json: bool,
 ) -> None:
-    """Count a folder of Python source, killing the engine (kill -9) again and again; then check every promise.
+    """Kill an engine again and again while it counts Python files; check every promise.
 
-    FOLDER is the standard library if it is not given. Exit 0 only if every promise held.
+    FOLDER is the standard library if it is not given. The engine runs as a child process that is killed (kill -9) at random
+    moments and started again at once. Exit 0 only if every promise held.
     """
     from relight.cli.demo.driver import DemoOptions, run_demo  # reads and parses much that no other command needs
 

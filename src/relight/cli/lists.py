@@ -71,7 +71,8 @@ def unreadable_object(bad: Unreadable, name: str) -> records.Object:
     "states",
     multiple=True,
     type=click.Choice([state.value for state in JobState]),
-    help="Only jobs in this state. Repeatable.",
+    metavar="STATE",
+    help=f"Only jobs in this state: {', '.join(JobState)}. Repeatable.",
 )
 @click.option("--tag", "tags", multiple=True, metavar="NAME=VALUE", help="Only jobs with this tag. Repeatable.")
 @click.option("--queue", metavar="QUEUE", help="Only jobs of this queue.")

@@ -46,7 +46,10 @@ def events(
     as_json: bool,
     store: str | None,
 ) -> None:
-    """Print the record, the oldest event first; all of it, unless --limit or --after say otherwise."""
+    """Print the record, the oldest event first.
+
+    All of it, unless --limit or --after say otherwise.
+    """
     for name in types:
         _check_type(name)
     with opened(store) as client:

@@ -46,17 +46,18 @@ def _json_escape(found: re.Match[str]) -> str:
 
 
 def say(text: str) -> None:
-    """Print a line of what was asked for, to stdout."""
-    click.echo(text)
+    """Print a line of what was asked for, to stdout. What goes to a file or a pipe is written in blocks."""
+    sys.stdout.write(f"{text}\n")
 
 
 def say_json(value: object) -> None:
     """Print one object on one line, to stdout."""
-    click.echo(json_text(value))
+    say(json_text(value))
 
 
 def tell(text: str) -> None:
-    """Print a line about what happens, to stderr."""
+    """Print a line about what happens, to stderr, behind everything that was printed before."""
+    sys.stdout.flush()
     click.echo(text, err=True)
 
 

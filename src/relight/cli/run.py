@@ -51,8 +51,8 @@ def run(
 ) -> None:
     """Submit a job, execute it in this process, wait, and print its result.
 
-    TARGET is module:workflow or path/to/file.py:workflow; the current folder is importable. The result is printed to
-    stdout as JSON, everything else to stderr.
+    MODULE may also be path/to/file.py; the current folder is importable. The result is printed to stdout as JSON,
+    everything else to stderr.
 
     Exit codes: 0 completed, 1 failed, 2 usage, 3 cancelled, 4 waits for a person, 5 gate or store, 6 completed with
     issues, 130 interrupted (the job goes on with the next run or worker).

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from relight.conformance.world import Engine, StoreFactory, World
-from relight.core.commands import JobRef
-from relight.core.commands.engines import FailGate, OpenGate, Tell
 from relight.core import events as ev
+from relight.core.commands import JobRef
+from relight.core.commands.engines import FailGate, Tell
 from relight.errors import Conflict
 from relight.model import EngineState, GateState, JobState, RunState, StepKind, StepState, Verdict
 
@@ -232,7 +232,7 @@ def test_a_gate_stays_shut_while_the_dead_have_a_running_run(store_factory: Stor
     with World(store_factory) as world:
         owner, run, engine = crash(world)
         engine.judge(owner, verdict)
-        open_gate = OpenGate(engine_id=engine.id, recovery_id=engine.recovery_id, closed_ms=1)
+        open_gate = engine.opening_gate()
         [error] = engine.outcomes(open_gate)
         assert refused(error)
         assert world.writer_row(engine).gate is GateState.CLOSED
@@ -257,7 +257,7 @@ def test_a_gate_does_not_wait_for_the_living_or_the_stopped(store_factory: Store
 def test_recovery_and_gate_in_one_batch_are_in_their_order(store_factory: StoreFactory) -> None:
     with World(store_factory) as world:
         owner, run, engine = crash(world)
-        opening = OpenGate(engine_id=engine.id, recovery_id=engine.recovery_id, closed_ms=1)
+        opening = engine.opening_gate()
         engine.do(engine.judging(owner), engine.stalling(run, owner), opening)
         assert world.writer_row(engine).gate is GateState.OPEN
         kinds = [event.type for event in world.told_by(engine)]
@@ -271,7 +271,7 @@ def test_a_gate_is_a_one_way_latch(store_factory: StoreFactory) -> None:
         engine.do(failed)
         assert world.writer_row(engine).gate is GateState.FAILED
         engine.open_gate()
-        for command in (failed, OpenGate(engine_id=engine.id, recovery_id=engine.recovery_id, closed_ms=1)):
+        for command in (failed, engine.opening_gate()):
             [error] = engine.outcomes(command)
             assert refused(error)
         row = world.writer_row(engine)
@@ -304,14 +304,14 @@ def test_a_quarantined_run_keeps_its_state_and_no_gate_shut(store_factory: Store
         with engine.store.reading() as reads:
             assert [found.job_id for found in reads.running_of(owner.id)] == [other.job_id]
             assert reads.count_running_of([owner.id]) == 1
-        [error] = engine.outcomes(OpenGate(engine_id=engine.id, recovery_id=engine.recovery_id, closed_ms=1))
+        [error] = engine.outcomes(engine.opening_gate())
         assert refused(error)
         engine.do(engine.stalling(other, owner))
         engine.open_gate()
         assert world.job(run).state is JobState.RUNNING
         engine.release_quarantined(run)
         late = world.engine("later")
-        [error] = late.outcomes(OpenGate(engine_id=late.id, recovery_id=late.recovery_id, closed_ms=1))
+        [error] = late.outcomes(late.opening_gate())
         assert refused(error)
         late.stall_all(owner)
         late.open_gate()

@@ -1,7 +1,7 @@
 """A small script language over a store: writers, jobs and their ways, one command at a time, without a thread.
 
-Every act is a real command, put into its writer's journal and pumped. Each writer has a ``Store`` object of its own, as
-processes have. A crash is an engine that is simply not heard of again. Time stands still until it is told to go on, and
+Every act is a real command, put into its writer's journal and pumped. Writers use two ``Store`` objects by turns, as two
+processes would. A crash is an engine that is simply not heard of again. Time stands still until it is told to go on, and
 ids come from a seed. Backends need only ``StoreFactory``.
 """
 
@@ -106,6 +106,7 @@ class World:
         self.ids = seeded_ids(seed)
         self.stores: list[Store] = []
         self.store = self.open_store(create=True)
+        self._lent = 0
 
     def open_store(self, *, create: bool = False) -> Store:
         """Open one more store object on the database; ``close`` closes it."""
@@ -113,6 +114,13 @@ class World:
         store.open(create=create)
         self.stores.append(store)
         return store
+
+    def lend_store(self) -> Store:
+        """Return one of two stores by turns, so that writers do not all share a connection; opening one costs more."""
+        self._lent += 1
+        if len(self.stores) == 1 and self._lent > 1:
+            self.open_store()
+        return self.stores[(self._lent - 1) % 2]
 
     def close(self) -> None:
         """Close every store."""
@@ -133,20 +141,19 @@ class World:
 
     def engine(self, name: str = "engine", *, store: Store | None = None) -> Engine:
         """Return an engine whose row is written and whose gate is shut."""
-        engine = Engine(self, name, store or self.open_store())
-        engine.tell(ev.RecoveryStarted(recovery_id=engine.recovery_id))
+        engine = Engine(self, name, store or self.lend_store())
+        engine.do(engine.starting_recovery())
         return engine
 
-    def open_engine(self, name: str = "engine") -> Engine:
+    def open_engine(self, name: str = "engine", *, store: Store | None = None) -> Engine:
         """Return an engine whose gate is open."""
-        engine = self.engine(name)
-        engine.finish_recovery()
-        engine.open_gate()
+        engine = Engine(self, name, store or self.lend_store())
+        engine.do(engine.starting_recovery(), engine.finishing_recovery(), engine.opening_gate())
         return engine
 
     def client(self, *, store: Store | None = None) -> Writer:
         """Return a client."""
-        return Writer(self, Role.CLIENT, "client", store or self.open_store())
+        return Writer(self, Role.CLIENT, "client", store or self.lend_store())
 
     # looking
 
@@ -203,7 +210,7 @@ class World:
 
 
 class Writer:
-    """A client, or an engine, with a store object and a journal of its own. Its row is written with its first act."""
+    """A client, or an engine, with a journal of its own. Its row is written with its first act."""
 
     def __init__(self, world: World, role: Role, name: str, store: Store) -> None:
         self.world = world
@@ -412,22 +419,32 @@ class Engine(Writer):
         self.judge(other, verdict)
         return self.stall_all(other, verdict)
 
+    def starting_recovery(self) -> Command:
+        """Return the command that says that a recovery began."""
+        return ce.Tell(payload=ev.RecoveryStarted(recovery_id=self.recovery_id), who=self.who)
+
+    def finishing_recovery(self, **more: int) -> ce.FinishRecovery:
+        """Return the command that writes the receipt."""
+        counts = {"scanned": 0, "stalled": 0, "in_doubt": 0, "quarantined": 0} | more
+        return ce.FinishRecovery(
+            recovery_id=self.recovery_id,
+            engine_id=self.id,
+            engines=(),
+            started_at=self.world.clock.now_ms(),
+            **counts,
+        )
+
     def finish_recovery(self, **more: int) -> None:
         """Write the receipt."""
-        counts = {"scanned": 0, "stalled": 0, "in_doubt": 0, "quarantined": 0} | more
-        self.do(
-            ce.FinishRecovery(
-                recovery_id=self.recovery_id,
-                engine_id=self.id,
-                engines=(),
-                started_at=self.world.clock.now_ms(),
-                **counts,
-            )
-        )
+        self.do(self.finishing_recovery(**more))
+
+    def opening_gate(self) -> ce.OpenGate:
+        """Return the command that opens the gate."""
+        return ce.OpenGate(engine_id=self.id, recovery_id=self.recovery_id, closed_ms=1)
 
     def open_gate(self) -> None:
         """Open the gate."""
-        self.do(ce.OpenGate(engine_id=self.id, recovery_id=self.recovery_id, closed_ms=1))
+        self.do(self.opening_gate())
 
     def quarantining(self, job: JobRef) -> ce.QuarantineRow:
         """Return the command that sets a job aside."""

@@ -23,14 +23,13 @@ class History:
     def __init__(self, records: Iterable[StepRecord] = ()) -> None:
         self._records = {record.step_key: record for record in records}
         self._ahead: dict[str, set[StepKey]] = {}
+        self._unread: set[StepKey] = set()
         self._functions: dict[str, tuple[object, str]] = {}
         for key, record in self._records.items():
-            if (
-                record.state in FINISHED_STEPS
-                and record.kind is not StepKind.VALUE
-                and "?" not in key
-                and "[" not in key
-            ):
+            if record.state not in (StepState.COMPLETED, StepState.FAILED) or "?" in key:
+                continue  # what was abandoned has no outcome that anybody would read
+            self._unread.add(key)
+            if record.kind is not StepKind.VALUE and "[" not in key:
                 self._ahead.setdefault(branch_of(key), set()).add(key)
         self._questions: dict[StepKey, int] = {}
 
@@ -39,14 +38,14 @@ class History:
 
     @property
     def replaying(self) -> bool:
-        """Whether finished records lie ahead."""
-        return any(self._ahead.values())
+        """Whether outcomes lie ahead that no call has asked for yet."""
+        return bool(self._unread)
 
     def call(self, key: StepKey) -> StepRecord | None:
         """Note that a key was called, and return its record if there is one."""
-        ahead = self._ahead.get(branch_of(key))
-        if ahead is not None:
-            ahead.discard(key)
+        if key in self._unread:
+            self._unread.discard(key)
+            self._ahead.get(branch_of(key), set()).discard(key)
         return self._records.get(key)
 
     def peek(self, key: StepKey) -> StepRecord | None:

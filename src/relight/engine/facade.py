@@ -35,9 +35,11 @@ from relight.model import GateState, QueueRecord
 from relight.settings import Settings, resolve
 from relight.store.store import Store
 
-
 START_ANEW_AGAIN_MS = 500
 """How long a fenced engine waits between two attempts to start anew, when the store refuses."""
+
+
+_LOOK_FOR_SIGNALS_SECONDS = 0.1
 
 
 class _Host(_Opened):
@@ -115,7 +117,9 @@ class _Host(_Opened):
 
     def _override(self, arguments: Mapping[str, Any]) -> None:
         """Let a command line say other settings, before the start. None as a value means that nothing was said."""
-        own = {name: self._settings.values[name] for name, origin in self._settings.origins.items() if origin == "argument"}
+        own = {
+            name: self._settings.values[name] for name, origin in self._settings.origins.items() if origin == "argument"
+        }
         self._settings = resolve({**own, **{name: value for name, value in arguments.items() if value is not None}})
 
     # one incarnation after the other
@@ -342,15 +346,16 @@ class Engine(_Host, Client):
 
     def run_forever(self) -> None:
         """Run until SIGTERM or SIGINT, then stop. Only here (and in the CLI) signal handlers are installed."""
-        over = threading.Event()
+        heard: list[int] = []
 
-        def leave(_number: int, _frame: FrameType | None) -> None:
-            over.set()
+        def leave(number: int, _frame: FrameType | None) -> None:
+            heard.append(number)  # no lock here: the main thread may hold it between two instructions
 
         before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             with self:
-                over.wait()
+                while not heard:
+                    threading.Event().wait(_LOOK_FOR_SIGNALS_SECONDS)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -32,7 +32,6 @@ from relight.engine.board import Board
 from relight.engine.claimer import Candidate
 from relight.engine.gate import Gate
 from relight.engine.lockfile import LockFile, lock_path, remove, state_dir_for
-from relight.engine.loop import EngineLoop
 from relight.engine.outcome import command_for
 from relight.engine.pool import Pool
 from relight.engine.procfs import Host, this_host
@@ -56,6 +55,9 @@ from relight.store.journal import Journal, Ticket
 from relight.store.reads import EventFilter, Unreadable
 from relight.store.store import Store
 from relight.version import VERSION
+
+if TYPE_CHECKING:
+    from relight.engine.loop import EngineLoop
 
 START_PATIENCE_SECONDS = 10.0
 """How long a start waits for a store that refuses to take the engine's row."""
@@ -202,6 +204,8 @@ class Incarnation:
         if self._loop is None:
             with self._loop_lock:
                 if self._loop is None:
+                    from relight.engine.loop import EngineLoop
+
                     self._loop = EngineLoop(self.engine_id[-6:])
         return self._loop
 
@@ -373,8 +377,8 @@ class Incarnation:
                 run.main.cancel()
 
         run.cancel_tasks = lambda: self.loop.call(cancel)
-        run.main = self.loop.spawn(lambda: self._body_async(run), context)
-        run.main.add_done_callback(lambda task: self._async_ended(run, task), context=contextvars.Context())
+        run.main = body = self.loop.spawn(lambda: self._body_async(run), context)
+        body.add_done_callback(lambda task: self._async_ended(run, task), context=contextvars.Context())
 
     async def _body_async(self, run: Run) -> Any:
         function, args, kwargs = self._function_and_arguments(run)

@@ -30,6 +30,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from relight.clock import Clock, rfc3339
 from relight.core import events as ev
 from relight.core.commands import JobRef
@@ -158,7 +160,7 @@ class Recovery:
             judgement = self._judge.judge(subject, seen, at_start=at_start)
             state = self._fallen_state(row, judgement)
             if state is not None and (state is not row.state or row.engine_id in owing):
-                found.append(Fallen(row, state, judgement))
+                found.append(Fallen(row, state, _standing(row, state, judgement)))
         return found, unreadable
 
     @staticmethod
@@ -241,11 +243,10 @@ class Recovery:
 
     def _stall(self, each: Fallen, run: RunningRun, recovery_id: str) -> StallRunNow:
         row, judgement = each.row, each.judgement
-        verdict = row.verdict if row.verdict is not None and row.state is each.state else judgement.verdict
         return StallRunNow(
             job=JobRef(run.job_id, run.trace_id or "", "", run.run_id),
             owner=row.engine_id,
-            verdict=verdict,
+            verdict=judgement.verdict,
             evidence=judgement.evidence,
             recovery_id=recovery_id,
             judge=self._me,
@@ -300,6 +301,17 @@ class Recovery:
             tally.scanned += len(runs)
             detail = f"engine {engine.id} cannot be judged: {engine.detail}"
             self._quarantine([(run, "engines", "unreadable", detail) for run in runs], tally)
+
+
+def _standing(row: EngineRecord, state: EngineState, judgement: Judgement) -> Judgement:
+    """Return the judgement by which an engine is held what it is: of its row where that stands (it may be an operator's)."""
+    if row.state is not state or row.verdict is None or row.evidence is None:
+        return judgement
+    try:
+        evidence = msgspec.json.decode(row.evidence, type=dict[str, str | int | bool | None])
+    except msgspec.MsgspecError:
+        return judgement
+    return Judgement(row.verdict, {"reason": "unknown", **evidence}, judgement.last_beat_ms)
 
 
 def describe(error: BaseException) -> str:

@@ -11,11 +11,14 @@ import contextvars
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from relight.authoring.resource import Resource
-from relight.engine.loop import EngineLoop
 from relight.errors import BlockingCall
+
+if TYPE_CHECKING:
+    from relight.engine.loop import EngineLoop
+
 
 
 class Resources:

@@ -70,11 +70,20 @@ class Run:
         self.cleanup_until: int | None = None
         self.overdue: set[StepKey] = set()
         self.notes: dict[StepKey, str] = {}
-        self.main: asyncio.Task[object] | None = None
+        self._main: asyncio.Task[object] | None = None
         self.tasks: set[asyncio.Task[object]] = set()
         self.cancel_tasks: Callable[[], None] = lambda: None
         self.started_ms = 0
         self.began_something = False
+
+    @property
+    def main(self) -> asyncio.Task[object] | None:
+        """The body's own task: what is cancelled when the run has to leave. What tidies up after it is never cancelled."""
+        return self._main
+
+    @main.setter
+    def main(self, task: asyncio.Task[object]) -> None:
+        self._main = self._main or task
 
     def current_job(self) -> CurrentJob:
         """Describe the job to the code in it."""
@@ -93,7 +102,12 @@ class Run:
     # entering
 
     def check_enter(self, *, in_cleanup: bool, mono_ms: int) -> None:
-        """Raise ``Suspending`` or ``CancelRequested`` when nothing may begin here now."""
+        """Raise ``Suspending`` or ``CancelRequested`` when nothing may begin here now; else the replay is over."""
+        self.refuse_when_leaving(in_cleanup=in_cleanup, mono_ms=mono_ms)
+        self.began_something = True
+
+    def refuse_when_leaving(self, *, in_cleanup: bool, mono_ms: int) -> None:
+        """Raise ``Suspending`` or ``CancelRequested`` when this line has to leave."""
         if self.lost is not None:
             raise Suspending(f"{self.ref.kind} no longer runs here: {self.lost}")
         if self.suspending is not None:
@@ -104,7 +118,6 @@ class Run:
             in_time = self.cleanup_until is None or mono_ms < self.cleanup_until
             if not (in_cleanup and in_time):
                 raise CancelRequested(self.end.reason or self.end.code)
-        self.began_something = True
 
     # parking
 
@@ -167,7 +180,7 @@ class Run:
                 return False
             if self.busy > 0 and not self.spec.is_async:
                 return False
-            settled = not self.spec.is_async or mono_ms - self.moved_at >= settle_ms
+            settled = not self.spec.is_async or (self.driving <= 0 and mono_ms - self.moved_at >= settle_ms)
             return True if settled and all(waiter.looked for waiter in self.parked) else None
 
     def suspend(self, reason: str, tells: tuple[EventPayload, ...] = ()) -> bool:

@@ -144,7 +144,7 @@ class Conductor:
 
     def cancel_child(self, job_id: str, reason: str | None) -> None:
         """Ask a child to end: at once when it never began. Not while the run is being put away."""
-        self.run.check_enter(in_cleanup=_in_cleanup(), mono_ms=self.engine.clock.mono_ms())
+        self.run.refuse_when_leaving(in_cleanup=_in_cleanup(), mono_ms=self.engine.clock.mono_ms())
         self._end_child(job_id, reason, tries=8)
 
     def _end_child(self, job_id: str, reason: str | None, tries: int) -> None:
@@ -286,8 +286,11 @@ class Conductor:
 
     @property
     def _is_suspect(self) -> bool:
-        """Whether this job has stalled before. What it begins is on disk before it begins, whatever its policy: a step that
-        kills the engine within milliseconds would otherwise leave no trace, and its crash loop would never be seen."""
+        """Whether this job has stalled before.
+
+        What it begins is on disk before it begins, whatever its policy: a step that kills the engine within milliseconds
+        would otherwise leave no trace, and its crash loop would never be seen.
+        """
         return self.run.job.attempt > 1
 
     def _persist(self, command: Any, lazy: bool) -> None:
@@ -487,7 +490,8 @@ class Conductor:
         self.run.park(waiter, in_cleanup=_in_cleanup(), mono_ms=now)
         self.engine.board.add(waiter)
         if left is not None:
-            self.engine.board.after(left, lambda: waiter.wake("due"))
+            # One more, because both clocks are read in whole milliseconds: nobody is to wake before the time.
+            self.engine.board.after(left + 1, lambda: waiter.wake("due"))
         self.engine.board.after(waiter.put_away_at - now, lambda: self.engine.maybe_put_away(self.run))
         return waiter
 
