@@ -4,6 +4,7 @@ Jobs survive crashes; nothing new starts until the last crash is accounted for; 
 that happened. Errors are in ``relight.errors``, states and records in ``relight.model``.
 """
 
+from relight.authoring.children import Child, start
 from relight.authoring.definitions import (
     AsyncStep,
     AsyncWorkflow,
@@ -17,9 +18,8 @@ from relight.authoring.definitions import (
     step,
     workflow,
 )
+from relight.authoring.fanout import parallel
 from relight.authoring.primitives import (
-    Child,
-    ask,
     cancelled,
     cleanup,
     current_job,
@@ -27,15 +27,11 @@ from relight.authoring.primitives import (
     heartbeat,
     log,
     now,
-    parallel,
     rng,
-    sleep,
-    sleep_until,
-    start,
     uuid7,
-    wait_signal,
 )
 from relight.authoring.resource import Resource
+from relight.authoring.waiting import ask, sleep, sleep_until, wait_signal
 from relight.client.client import AsyncClient, Client
 from relight.client.handles import AsyncJob, Job
 from relight.codec import Codec

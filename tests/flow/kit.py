@@ -257,6 +257,12 @@ class Rig:
 
         return eventually(look, f"{key} {states}")
 
+    def until_asked_to_end(self, engine: Engine, job: Job[Any]) -> None:
+        """Wait until a run in memory has been told that its job is to end."""
+        inside = engine._engine
+        assert inside is not None
+        eventually(lambda: any(run.ref.job_id == job.id and run.end is not None for run in inside.all_runs()), "asked to end")
+
     def question(self, job: Job[Any]) -> DecisionRecord:
         """Wait until a job has an open question, and return it."""
         return eventually(lambda: next((row for row in self.decisions(job) if row.state == "open"), None), "a question")

@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 
-from relight.core import events as ev
 from relight.core.commands import Command, JobRef
 from relight.core.commands import engines as ce
 from relight.core.commands import jobs as cj
@@ -24,7 +23,6 @@ from relight.core.redact import redact
 from relight.model import (
     FINAL_STATES,
     FINISHED_STEPS,
-    Actor,
     DecisionRecord,
     EngineRecord,
     EngineState,
@@ -565,9 +563,7 @@ class Reference:
             step = self.t.steps.get((c.job.job_id, key))
             need(step is not None and step.state is StepState.FAILED)
             assert step is not None
-            self.t.steps[c.job.job_id, key] = put(
-                step, state=StepState.BACKOFF, until=0, try_number=0, ended_at=None
-            )
+            self.t.steps[c.job.job_id, key] = put(step, state=StepState.BACKOFF, until=0, try_number=0, ended_at=None)
         self.tell("job_retried", c.job)
 
     def _settle(self, c: cs.SettleDoubt, now: int) -> None:

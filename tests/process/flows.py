@@ -90,6 +90,8 @@ class Door:
             await future
         finally:
             self._enter(-1)
+            with self._changed:
+                self._waiting = [entry for entry in self._waiting if entry[1] is not future]
 
     def wait_until_inside(self, count: int, seconds: float = 60) -> None:
         """Return once so many wait here."""

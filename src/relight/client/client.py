@@ -13,8 +13,9 @@ from typing import Any, Self, TypeVar, TypeVarTuple, overload
 from relight.authoring.definitions import AnyWorkflow, Call, Queue, SubmitOptions
 from relight.authoring.registry import Registry
 from relight.client.blocking import in_thread, refuse_on_any_loop
-from relight.client.core import Core, calls_of
+from relight.client.core import Core
 from relight.client.handles import AsyncJob, Job
+from relight.client.submitting import calls_of
 from relight.clock import Clock, SystemClock
 from relight.codec import Codec
 from relight.errors import InvalidArgument

@@ -6,7 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Generic, TypeVar
 
-from relight.authoring.primitives import job_error
+from relight.authoring.children import job_error
 from relight.client.blocking import in_thread, refuse_on_any_loop
 from relight.client.core import Core
 from relight.core.flow import STOWED

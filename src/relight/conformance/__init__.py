@@ -17,7 +17,10 @@ asks before it writes, ``reads`` what is given back. Start reading at ``world.py
 import pytest
 
 pytest.register_assert_rewrite(
-    *(f"relight.conformance.{name}" for name in ("transitions", "fence", "batches", "claims", "steps", "waits", "recovery", "reads"))
+    *(
+        f"relight.conformance.{name}"
+        for name in ("transitions", "fence", "batches", "claims", "steps", "waits", "recovery", "reads")
+    )
 )
 
 from relight.conformance.batches import *  # noqa: E402, F403

@@ -289,9 +289,7 @@ def test_text_comes_back_as_it_went_in(store_factory: StoreFactory, text: str) -
 def assert_chain_whole(world: World, engine: Engine) -> None:
     """Check an engine's chain against its head: payloads are stored to the letter."""
     row = world.writer_row(engine)
-    told = [
-        EventRow(*(getattr(event, name) for name in EventRow.__struct_fields__)) for event in world.told_by(engine)
-    ]
+    told = [EventRow(*(getattr(event, name) for name in EventRow.__struct_fields__)) for event in world.told_by(engine)]
     assert list(check(told, until=Head(row.head_seq, row.head_hash))) == []
 
 

@@ -186,9 +186,7 @@ def _end_expecting(source: JobState, target: JobState, by: By) -> Attempt:
     def make(s: Scene) -> tuple[Writer, Command]:
         who = ANN if by is By.OPERATOR else s.engine.who
         failure = FAILURE if target is _S.FAILED else None
-        return s.client, cs.EndNow(
-            job=s.run, source=source, who=who, target=target, reason="forced", failure=failure
-        )
+        return s.client, cs.EndNow(job=s.run, source=source, who=who, target=target, reason="forced", failure=failure)
 
     return _attempt(f"EndNow(source={source})", by, make)
 
@@ -245,7 +243,9 @@ def _request(code: str, *by: By) -> Attempt:
 
     # A job that runs or is queued again is only told; it comes to its end by its own last run.
     told = frozenset({_S.QUEUED, _S.RUNNING})
-    return Attempt(f"RequestEnd({code})", frozenset(by), make, told, only_from=frozenset({_S.AWAITING_USER, _S.STALLED}))
+    return Attempt(
+        f"RequestEnd({code})", frozenset(by), make, told, only_from=frozenset({_S.AWAITING_USER, _S.STALLED})
+    )
 
 
 def _decide(name: str, decide: Callable[[Scene], Command], only_from: Sequence[JobState]) -> Attempt:
@@ -268,9 +268,7 @@ ATTEMPTS: dict[JobState, list[Attempt]] = {
         _move(cs.RetryJob, By.OPERATOR, _S.FAILED),
         _move(cs.RetryJob, By.OPERATOR, _S.POISONED),
         _move(cs.RetryJob, By.OPERATOR, None),
-        _decide(
-            "decide_resume", lambda s: cs.decide_resume(s.row, ANN), (_S.STALLED, _S.AWAITING_USER)
-        ),
+        _decide("decide_resume", lambda s: cs.decide_resume(s.row, ANN), (_S.STALLED, _S.AWAITING_USER)),
         _decide("decide_retry", lambda s: cs.decide_retry(s.row, ANN, ()), (_S.FAILED, _S.POISONED)),
         _request("cancel", By.OPERATOR),
         _request("fail", By.OPERATOR),
@@ -317,7 +315,9 @@ def _refusal(attempt: Attempt, scene: Scene) -> BaseException | None:
         [error] = writer.outcomes(command)
     except (Conflict, NotFound) as refused:
         return refused
-    assert error is None or (isinstance(error, Conflict) and not isinstance(error, Fenced)), f"{attempt.name}: {error!r}"
+    assert error is None or (isinstance(error, Conflict) and not isinstance(error, Fenced)), (
+        f"{attempt.name}: {error!r}"
+    )
     return error
 
 

@@ -219,6 +219,7 @@ class Writer:
         self.store = store
         self.id = EngineId(world.new_id())
         self.who = Who(Actor.SYSTEM, self.id) if role is Role.ENGINE else ANN
+        self.opened_with: ce.OpenWriterNow | None = None
         self.journal = self.new_journal(store)
 
     def new_journal(self, store: Store) -> Journal:
@@ -233,12 +234,26 @@ class Writer:
         is_engine = self.role is Role.ENGINE
         gate = GateState.CLOSED if is_engine else GateState.OPEN
         row = OpenWriter(
-            self.id, self.role, self.name, gate, "nonce", "host", "boot", 1, "0", LEASE_MS, now + LEASE_MS, now, "[]", None
+            self.id,
+            self.role,
+            self.name,
+            gate,
+            "nonce",
+            "host",
+            "boot",
+            1,
+            "0",
+            LEASE_MS,
+            now + LEASE_MS,
+            now,
+            "[]",
+            None,
         )
         started = ev.EngineStarted(
             host_id="host", boot_id="boot", pid=1, version="0", store="store", durability="process", heads={}
         )
-        return ce.OpenWriterNow(row=row, heads=heads, who=self.who, started=started if is_engine else None)
+        self.opened_with = ce.OpenWriterNow(row=row, heads=heads, who=self.who, started=started if is_engine else None)
+        return self.opened_with
 
     def outcomes(self, *commands: Command) -> list[BaseException | None]:
         """Put commands in together, write them, and return what became of each."""
@@ -466,10 +481,16 @@ class Engine(Writer):
         """Wake every job whose timer has run out."""
         self.do(ce.WakeDueJobs())
 
-    def define_queue(self, queue: str, *, slots: int | None = None, per_engine_slots: int | None = None) -> None:
-        """Define a queue."""
+    def defining_queue(
+        self, queue: str, *, slots: int | None = None, per_engine_slots: int | None = None
+    ) -> ce.RegisterKinds:
+        """Return the command that defines a queue."""
         record = QueueRecord(queue=queue, slots=slots, per_engine_slots=per_engine_slots)
-        self.do(ce.RegisterKinds(who=self.who, kinds=(), new_kinds=(), queues=(record,), changed_queues=(queue,)))
+        return ce.RegisterKinds(who=self.who, kinds=(), new_kinds=(), queues=(record,), changed_queues=(queue,))
+
+    def define_queue(self, queue: str, **slots: int) -> None:
+        """Define a queue."""
+        self.do(self.defining_queue(queue, **slots))
 
     def resume_by_policy(self, job: JobRef, *, probation: bool = False) -> None:
         """Resume a stalled job as policy does."""
@@ -580,12 +601,12 @@ class Engine(Writer):
         """Record a failed try."""
         self.do(self.failing_try(run, key, state, **more))
 
-    def wait(self, run: JobRef, key: str, kind: StepKind, waits_for: str | None = None, until: int | None = None) -> None:
+    def wait(
+        self, run: JobRef, key: str, kind: StepKind, waits_for: str | None = None, until: int | None = None
+    ) -> None:
         """Begin a durable wait."""
         name = key.partition("#")[0]
-        self.do(
-            ct.BeginWait(job=run, step_key=StepKey(key), kind=kind, name=name, until=until, waits_for=waits_for)
-        )
+        self.do(ct.BeginWait(job=run, step_key=StepKey(key), kind=kind, name=name, until=until, waits_for=waits_for))
 
     def ask(self, run: JobRef, key: str = "ask#0", expires_at: int | None = None) -> str:
         """Ask a person; return the question's id."""
@@ -636,14 +657,16 @@ class Engine(Writer):
         told = ev.JobAwaitingUser(
             decision_id=decision_id, question_redacted="really?", options=["yes", "no"], preview_hash=""
         )
-        return self.putting_away(
-            run, "awaiting_user", state=JobState.AWAITING_USER, ready_at=ready_at, tells=(told,)
-        )
+        return self.putting_away(run, "awaiting_user", state=JobState.AWAITING_USER, ready_at=ready_at, tells=(told,))
+
+    def mismatching(self, run: JobRef) -> cj.PutJobAway:
+        """Return the command that puts a run away because its code no longer agrees with its record."""
+        told = ev.HistoryMismatch(step_key="fetch#0", recorded_hash="a", now_hash="b", detail="x")
+        return self.putting_away(run, "history_mismatch:args", state=JobState.AWAITING_USER, tells=(told,))
 
     def mismatch(self, run: JobRef) -> None:
-        """Put a run away because its code no longer agrees with its record."""
-        told = ev.HistoryMismatch(step_key="fetch#0", recorded_hash="a", now_hash="b", detail="x")
-        self.put_away(run, "history_mismatch:args", state=JobState.AWAITING_USER, tells=(told,))
+        """Put a run away for an operator."""
+        self.do(self.mismatching(run))
 
     def finishing(self, run: JobRef, state: JobState = JobState.COMPLETED, **more: Any) -> cj.FinishRun:
         """Return the command that ends a run and its job."""

@@ -224,9 +224,9 @@ def run_step(history: History, job: JobRef, step: StepSpec, call: StepCall) -> F
             yield _argument_mismatch(record, step, call, differing)
     if record is not None and record.state in (StepState.COMPLETED, StepState.FAILED):
         return (yield from _replayed(record, step, call))
-    yield Enter(call.key)
     if record is not None and record.state is StepState.ABANDONED:
         yield Abandoned(call.key)
+    yield Enter(call.key)
     ahead = history.ahead_of(call.key)
     if record is None and ahead:
         yield Mismatch(

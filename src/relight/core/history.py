@@ -23,30 +23,39 @@ class History:
     def __init__(self, records: Iterable[StepRecord] = ()) -> None:
         self._records = {record.step_key: record for record in records}
         self._ahead: dict[str, set[StepKey]] = {}
-        self._unread: set[StepKey] = set()
+        self._unread: dict[str, set[StepKey]] = {}
+        self._begun: set[str] = set()
         self._functions: dict[str, tuple[object, str]] = {}
         for key, record in self._records.items():
-            if record.state not in (StepState.COMPLETED, StepState.FAILED) or "?" in key:
-                continue  # what was abandoned has no outcome that anybody would read
-            self._unread.add(key)
-            if record.kind is not StepKind.VALUE and "[" not in key:
+            if "?" in key:
+                continue
+            self._unread.setdefault(branch_of(key), set()).add(key)
+            has_outcome = record.state in (StepState.COMPLETED, StepState.FAILED)
+            if has_outcome and record.kind is not StepKind.VALUE and "[" not in key:
                 self._ahead.setdefault(branch_of(key), set()).add(key)
         self._questions: dict[StepKey, int] = {}
 
     def __len__(self) -> int:
         return len(self._records)
 
-    @property
-    def replaying(self) -> bool:
-        """Whether outcomes lie ahead that no call has asked for yet."""
-        return bool(self._unread)
+    def enter(self, path: str) -> None:
+        """Note that a branch begins or goes on with something that has no outcome yet: its replay is over."""
+        self._begun.add(path)
+
+    def replaying(self, path: str = "") -> bool:
+        """Tell whether the code of a branch, and of those it made, has not come to where an earlier run of it stopped."""
+        if path in self._begun or any(begun.startswith(path) for begun in list(self._begun)):
+            return False
+        return any(keys and branch.startswith(path) for branch, keys in list(self._unread.items()))
 
     def call(self, key: StepKey) -> StepRecord | None:
         """Note that a key was called, and return its record if there is one."""
-        if key in self._unread:
-            self._unread.discard(key)
-            self._ahead.get(branch_of(key), set()).discard(key)
-        return self._records.get(key)
+        record = self._records.get(key)
+        if record is not None:
+            for keys in (self._unread.get(branch_of(key)), self._ahead.get(branch_of(key))):
+                if keys is not None:
+                    keys.discard(key)
+        return record
 
     def peek(self, key: StepKey) -> StepRecord | None:
         """Return a record without calling it."""

@@ -417,9 +417,8 @@ class Incarnation:
         if run.lost is not None:
             self._gone(run)
             return
-        encode = self.registry.signature(run.spec.function).result.encode
         try:
-            command = command_for(run, self, value, error, self.clock.now_ms(), encode)
+            command = self._end_of(run, value, error)
             self.journal.put(command, waker=lambda tickets: self._recorded(run, tickets[0]))
         except (StorageUnavailable, Overloaded):
             if self.closed or self.journal.fenced:
@@ -430,6 +429,15 @@ class Incarnation:
         except RelightError as refused:
             run.lose(str(refused))
             self._gone(run)
+
+    def _end_of(self, run: Run, value: Any, error: BaseException | None) -> Command:
+        encode = self.registry.signature(run.spec.function).result.encode
+        try:
+            return command_for(run, self, value, error, self.clock.now_ms(), encode)
+        except (StorageUnavailable, Fenced):
+            raise
+        except Exception as broken:  # boundary: a result that nobody can encode fails its own job
+            return command_for(run, self, None, broken, self.clock.now_ms(), encode)
 
     def _recorded(self, run: Run, ticket: Ticket) -> None:
         """A run's end is on disk; or it was refused, because what a person was waited for has come in the meantime."""
@@ -446,17 +454,21 @@ class Incarnation:
             self._gone(run)
 
     def _gone(self, run: Run) -> None:
+        """Nothing more is recorded of a run. It is forgotten once no thread is inside one of its steps any more."""
+        try:
+            self._on_ended(run.ref.job_id)
+        except (RelightError, msgspec.DecodeError):
+            pass  # called by the journal's thread, which must not end: who waits for this job looks for itself, too
+        run.once_returned(lambda: self._forget(run))
+
+    def _forget(self, run: Run) -> None:
         with self.runs_lock:
             if self.runs.get(run.ref.job_id) is run:
                 del self.runs[run.ref.job_id]
             if not self.runs:
                 self.no_runs.notify_all()
             empty = not self.runs
-        try:
-            self.released(run)
-            self._on_ended(run.ref.job_id)
-        except (RelightError, msgspec.DecodeError):
-            pass  # called by the journal's thread, which must not end: who waits for this job looks for itself, too
+        self.released(run)
         self.nudge()
         if empty and self.closed:
             self._finish()
@@ -560,11 +572,11 @@ class Incarnation:
         finally:
             self._say_goodbye(drained, suspended)
             for run in self.all_runs():
+                self._left_behind = True
                 run.lose("its engine was stopped")
             self._wait_for_async_runs()
             with self.runs_lock:
                 self.closed = True
-                self._left_behind |= bool(self.runs)
                 empty = not self.runs
             if empty:
                 self._finish()
@@ -580,7 +592,6 @@ class Incarnation:
                 left = deadline - self.clock.mono_ms()
                 if left <= 0:
                     return
-                self._left_behind = True
                 self.clock.wait(self.no_runs, min(left, 20))
 
     def _say_goodbye(self, drained: bool, suspended: int) -> None:

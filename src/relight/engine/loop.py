@@ -162,6 +162,8 @@ class EngineLoop:
                 arrival.set_exception(error)
 
         def work() -> None:
+            if arrival.cancelled():
+                return  # whoever wanted it is gone: it must not begin now
             value, error = None, None
             try:
                 value = context.run(call)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 
-from relight.client.core import TRIES, Core
+from relight.client.core import Core
+from relight.client.steering import TRIES
 from relight.clock import rfc3339
 from relight.core.changes import Who
 from relight.core.commands.base import JobRef

@@ -20,14 +20,14 @@ by the journal's halving and set aside (``quarantine``) with evidence; it keeps 
 Nothing here decodes a payload, and nothing but the store is needed.
 
 **Silent** owners (a stopped process) are fenced too, but may still act: their jobs are *held* until the owner is dead or
-has said that its last try returned (``policy.py`` takes the hold off). Rejected: stalling by the age of a beat (it takes work from the living and strands
-that of the dead); one transaction for everything (a writer would wait for seconds).
+has said that its last try returned (``policy.py`` takes the hold off). Rejected: stalling by the age of a beat (it takes
+work from the living and strands that of the dead); one transaction for everything (a writer would wait for seconds).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -254,6 +254,7 @@ class Recovery:
             threshold_secs=row.lease_ms / 1000,
             in_doubt=tuple(run.in_doubt),
             held=each.state is EngineState.SILENT,
+            crashed=not judgement.evidence.get("had_stopped", False),
         )
 
     def _set_aside(self, owner: EngineId, bad: Sequence[tuple[RunningRun, str]], tally: Tally) -> None:
@@ -304,7 +305,12 @@ class Recovery:
 
 
 def _standing(row: EngineRecord, state: EngineState, judgement: Judgement) -> Judgement:
-    """Return the judgement by which an engine is held what it is: of its row where that stands (it may be an operator's)."""
+    """Return the judgement by which an engine is held what it is: of its row where that stands (it may be an operator's).
+
+    ``had_stopped`` in the evidence: it had left in good order, and a try had outlived its drain.
+    """
+    if row.state is EngineState.STOPPED:
+        return replace(judgement, evidence={**judgement.evidence, "had_stopped": True})
     if row.state is not state or row.verdict is None or row.evidence is None:
         return judgement
     try:

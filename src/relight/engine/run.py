@@ -65,6 +65,9 @@ class Run:
         self.driving = 0
         """Durable calls under way in async lines: between their first request and their end, those parked left out."""
         self.steps: dict[StepKey, int] = {}
+        self.calls = 0
+        """Step functions that threads are inside of; a thread may be left behind by the line that called it."""
+        self._when_returned: list[Callable[[], None]] = []
         self.parked: set[Waiter] = set()
         self.moved_at = 0
         self.cleanup_until: int | None = None
@@ -74,7 +77,6 @@ class Run:
         self.tasks: set[asyncio.Task[object]] = set()
         self.cancel_tasks: Callable[[], None] = lambda: None
         self.started_ms = 0
-        self.began_something = False
 
     @property
     def main(self) -> asyncio.Task[object] | None:
@@ -85,8 +87,8 @@ class Run:
     def main(self, task: asyncio.Task[object]) -> None:
         self._main = self._main or task
 
-    def current_job(self) -> CurrentJob:
-        """Describe the job to the code in it."""
+    def current_job(self, path: str) -> CurrentJob:
+        """Describe the job to the code in one of its branches."""
         return CurrentJob(
             self.job.job_id,
             self.ref.run_id or "",
@@ -94,7 +96,7 @@ class Run:
             self.job.attempt,
             self.tags,
             self.job.trace_id,
-            not self.began_something and self.history.replaying,
+            self.history.replaying(path),
             None if self.job.deadline_at is None else to_datetime(self.job.deadline_at),
             self.suspending is not None,
         )
@@ -102,12 +104,7 @@ class Run:
     # entering
 
     def check_enter(self, *, in_cleanup: bool, mono_ms: int) -> None:
-        """Raise ``Suspending`` or ``CancelRequested`` when nothing may begin here now; else the replay is over."""
-        self.refuse_when_leaving(in_cleanup=in_cleanup, mono_ms=mono_ms)
-        self.began_something = True
-
-    def refuse_when_leaving(self, *, in_cleanup: bool, mono_ms: int) -> None:
-        """Raise ``Suspending`` or ``CancelRequested`` when this line has to leave."""
+        """Raise ``Suspending`` or ``CancelRequested`` when nothing may begin here now."""
         if self.lost is not None:
             raise Suspending(f"{self.ref.kind} no longer runs here: {self.lost}")
         if self.suspending is not None:
@@ -160,14 +157,41 @@ class Run:
             self.steps[key] = try_number
 
     def step_ends(self, key: StepKey, mono_ms: int) -> None:
-        """Note that it returned. A run that is being put away leaves once no step executes."""
+        """Note that it returned."""
         with self.lock:
             self.steps.pop(key, None)
             self.overdue.discard(key)
             self.moved_at = mono_ms
+
+    def leave_when_idle(self) -> None:
+        """A run that is being put away leaves once no step executes. Called when a line has got its step's outcome."""
+        with self.lock:
             leave = self.suspending is not None and not self.steps
         if leave:
             self.cancel_tasks()
+
+    def call_begins(self) -> None:
+        """Note that a thread enters a step's function."""
+        with self.lock:
+            self.calls += 1
+
+    def call_returns(self) -> None:
+        """Note that a thread has come back."""
+        with self.lock:
+            self.calls -= 1
+            due: list[Callable[[], None]] = []
+            if self.calls == 0:
+                due, self._when_returned = self._when_returned, due
+        for then in due:
+            then()
+
+    def once_returned(self, then: Callable[[], None]) -> None:
+        """Do something once no thread is inside a step of this run any more: at once, if none is."""
+        with self.lock:
+            if self.calls:
+                self._when_returned.append(then)
+                return
+        then()
 
     # leaving
 

@@ -79,7 +79,7 @@ class Conductor:
 
     def current_job(self) -> CurrentJob:
         """Describe the job."""
-        return self.run.current_job()
+        return self.run.current_job(_path())
 
     def child_command(self, call: Call[Any], parent_key: str, index: int, detached: bool) -> Any:
         """Make the command that submits a child: its id is fixed by the parent and the place of the call."""
@@ -144,7 +144,7 @@ class Conductor:
 
     def cancel_child(self, job_id: str, reason: str | None) -> None:
         """Ask a child to end: at once when it never began. Not while the run is being put away."""
-        self.run.refuse_when_leaving(in_cleanup=_in_cleanup(), mono_ms=self.engine.clock.mono_ms())
+        self.run.check_enter(in_cleanup=_in_cleanup(), mono_ms=self.engine.clock.mono_ms())
         self._end_child(job_id, reason, tries=8)
 
     def _end_child(self, job_id: str, reason: str | None, tries: int) -> None:
@@ -328,6 +328,7 @@ class Conductor:
         except BaseException:
             self._abandon(begin.step_key, begin.try_number)
             self.run.step_ends(begin.step_key, self.engine.clock.mono_ms())
+            self.run.leave_when_idle()
             raise
 
     # calling user code
@@ -364,7 +365,10 @@ class Conductor:
         """Call a sync function in this thread; a time limit cannot stop it, but is told and counts when it returns."""
         call, step = request.call, request.step
         self.engine.may_begin_step()
+        if self.run.lost is not None:
+            raise Suspending(self.run.lost)
         token = SCOPE.set(self._step_scope(request))
+        self.run.call_begins()
         self.run.step_begins(call.key, request.try_number)
         if step.timeout_ms is not None and not request.reconcile:
             self.engine.board.after(step.timeout_ms, lambda: self._overdue(request))
@@ -385,6 +389,7 @@ class Conductor:
         finally:
             SCOPE.reset(token)
             self.run.step_ends(call.key, self.engine.clock.mono_ms())
+            self.run.call_returns()
 
     def _overdue(self, request: f.Invoke) -> None:
         key = request.call.key
@@ -419,9 +424,12 @@ class Conductor:
         except BaseException:
             if not request.reconcile:
                 self._abandon(call.key, request.try_number)
+            self.run.once_returned(self.run.leave_when_idle)  # a thread that this line leaves behind may be the last
             raise
         finally:
             SCOPE.reset(token)
+            # Not before the outcome is here: leaving is a cancellation, which would take it away unrecorded.
+            self.run.leave_when_idle()
 
     async def _call_async(self, request: f.Invoke, function: Callable[..., Any]) -> Returned | Raised:
         import asyncio
@@ -623,6 +631,11 @@ def _cancelled(why: str) -> BaseException:
     import asyncio
 
     return asyncio.CancelledError(why)
+
+
+def _path() -> str:
+    scope = SCOPE.get()
+    return "" if scope is None else scope.branch.path
 
 
 def _in_cleanup() -> bool:

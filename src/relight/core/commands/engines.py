@@ -123,7 +123,8 @@ class JudgeEngineNow(Command, frozen=True, kw_only=True):
 class StallRunNow(Command, frozen=True, kw_only=True):
     """Recovery moves one run of a dead or silent engine, and its job, from running to stalled, and says so.
 
-    Source: HSK-WF-003, FR-EVT-WF-RECOVERY. ``held``: the owner is silent, the job waits for it.
+    Source: HSK-WF-003, FR-EVT-WF-RECOVERY. ``held``: the owner is silent, the job waits for it. ``crashed`` is False of an
+    owner that had stopped in good order and left this run behind: that counts towards no crash loop.
     """
 
     job: JobRef
@@ -136,6 +137,7 @@ class StallRunNow(Command, frozen=True, kw_only=True):
     threshold_secs: float
     in_doubt: tuple[StepKey, ...]
     held: bool
+    crashed: bool = True
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
         """Return both moves and ``workflow_recovery``."""
@@ -146,7 +148,7 @@ class StallRunNow(Command, frozen=True, kw_only=True):
             self.owner,
             f"stalled:{self.verdict}",
             self.owner if self.held else None,
-            self.verdict is Verdict.DEAD and bool(self.in_doubt),
+            self.crashed and self.verdict is Verdict.DEAD and bool(self.in_doubt),
             now_ms,
         )
         told = ev.WorkflowRecovery(

@@ -1,0 +1,167 @@
+"""Child jobs as user code writes them: start them, wait for their results, and how a job's end is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, TypeVarTuple, overload
+
+from relight.authoring.context import Scope, in_body, refuse_on_loop
+from relight.authoring.definitions import Call, _BaseWorkflow
+from relight.authoring.waiting import milliseconds
+from relight.core import waits
+from relight.core.flow import Flow
+from relight.errors import InvalidArgument, JobCancelled, JobFailed, JobPoisoned, WaitTimeout
+from relight.ids import JobId, short
+from relight.model import JobState
+
+A = TypeVar("A")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+Ts = TypeVarTuple("Ts")
+
+
+class _Waiter(Generic[R_co]):
+    """``child.result(...)`` and ``await child.result.aio(...)``."""
+
+    def __init__(self, child: Child[R_co]) -> None:
+        self._child = child
+
+    def _flow(self, timeout_seconds: float | None) -> tuple[Scope, Flow]:
+        scope = in_body("result")
+        key = scope.branch.next_key(f"result:{short(self._child.id)}")
+        timeout_ms = milliseconds("timeout_seconds", timeout_seconds)
+        return scope, waits.child_result(scope.run.history, scope.run.ref, key, JobId(self._child.id), timeout_ms)
+
+    def _read(self, scope: Scope, got: Any) -> R_co:
+        if got == waits.TIMED_OUT:
+            raise WaitTimeout(
+                f"child {short(self._child.id)} did not end in time",
+                summary="waited for a child",
+                job_id=self._child.id,
+            )
+        if got["state"] in waits.ENDED_WELL:
+            result: R_co = scope.run.decode_result(self._child.kind, got["outputs"])
+            return result
+        raise job_error(self._child.id, self._child.kind, got["state"], got["error"])
+
+    def __call__(self, *, timeout_seconds: float | None = None) -> R_co:
+        scope, flow = self._flow(timeout_seconds)
+        refuse_on_loop(scope, "result()", "await child.result.aio()")
+        return self._read(scope, scope.run.drive(flow))
+
+    async def aio(self, *, timeout_seconds: float | None = None) -> R_co:
+        """Wait for the child's result, in async code."""
+        scope, flow = self._flow(timeout_seconds)
+        return self._read(scope, await scope.run.drive_async(flow))
+
+
+@dataclass(frozen=True)
+class Child(Generic[R_co]):
+    """A job started by this job. ``result`` waits for its end and raises its failure with its id."""
+
+    id: str
+    kind: str
+
+    @property
+    def result(self) -> _Waiter[R_co]:
+        """What waits for the child's result."""
+        return _Waiter(self)
+
+    def cancel(self, reason: str | None = None) -> None:
+        """Ask the child to end."""
+        in_body("cancel").run.cancel_child(self.id, reason)  # type: ignore[attr-defined]
+
+
+class _Start:
+    """Start a child job (or many, in one transaction): queued on its own, cancelled with its parent unless ``detached``.
+
+    Its id is derived from the parent and the place of this call, so that a replay finds the same child.
+    """
+
+    def _flow(self, what: Any, args: tuple[Any, ...], detached: bool) -> tuple[Scope, list[Call[Any]], Flow]:
+        scope = in_body("start")
+        calls = _calls(what, args)
+        key = scope.branch.next_key("start")
+        commands = [scope.run.child_command(call, key, i, detached) for i, call in enumerate(calls)]
+        return scope, calls, waits.start_children(scope.run.history, scope.run.ref, key, commands)
+
+    @staticmethod
+    def _children(what: Any, calls: list[Call[Any]], ids: list[str]) -> Any:
+        children = [Child[Any](job_id, call.workflow.kind) for call, job_id in zip(calls, ids, strict=True)]
+        return children[0] if isinstance(what, (Call, _BaseWorkflow)) else children
+
+    @overload
+    def __call__(self, call: Call[R], /, *, detached: bool = False) -> Child[R]: ...
+    @overload
+    def __call__(self, calls: Iterable[Call[R]], /, *, detached: bool = False) -> list[Child[R]]: ...
+    @overload
+    def __call__(
+        self, wf: Callable[[*Ts], Coroutine[Any, Any, R]], /, *args: *Ts, detached: bool = False
+    ) -> Child[R]: ...
+    @overload
+    def __call__(self, wf: Callable[[*Ts], R], /, *args: *Ts, detached: bool = False) -> Child[R]: ...
+    def __call__(self, what: Any, /, *args: Any, detached: bool = False) -> Any:  # type: ignore[misc]
+        scope, calls, flow = self._flow(what, args, detached)
+        refuse_on_loop(scope, "start()", "await start.aio(…)")
+        return self._children(what, calls, scope.run.drive(flow))
+
+    @overload
+    async def aio(self, call: Call[R], /, *, detached: bool = False) -> Child[R]: ...
+    @overload
+    async def aio(self, calls: Iterable[Call[R]], /, *, detached: bool = False) -> list[Child[R]]: ...
+    @overload
+    async def aio(
+        self, wf: Callable[[*Ts], Coroutine[Any, Any, R]], /, *args: *Ts, detached: bool = False
+    ) -> Child[R]: ...
+    @overload
+    async def aio(self, wf: Callable[[*Ts], R], /, *args: *Ts, detached: bool = False) -> Child[R]: ...
+    async def aio(self, what: Any, /, *args: Any, detached: bool = False) -> Any:  # type: ignore[misc]
+        """Start, in async code."""
+        scope, calls, flow = self._flow(what, args, detached)
+        return self._children(what, calls, await scope.run.drive_async(flow))
+
+
+def _calls(what: Any, args: tuple[Any, ...]) -> list[Call[Any]]:
+    if isinstance(what, Call):
+        return [what]
+    if isinstance(what, _BaseWorkflow):
+        return [what.bind(*args)]
+    calls = list(what) if isinstance(what, Iterable) and not args else None
+    if calls is None or not all(isinstance(call, Call) for call in calls):
+        raise InvalidArgument("start() takes a workflow and its arguments, workflow.bind(…), or an iterable of those")
+    return calls
+
+
+def job_error(job_id: str, kind: str, state: str, error: str | None) -> Exception:
+    """Return the exception that tells how a job ended, from its stored failure."""
+    failure = json.loads(error) if error else {}
+    who = f"{kind} {short(job_id)}"
+    message = failure.get("message") or ""
+    fields = {
+        "job_id": job_id,
+        "error_type": failure.get("type"),
+        "error_code": failure.get("code"),
+        "step_key": failure.get("step_key"),
+        "tries": failure.get("tries", 1),
+        "details": failure.get("details"),
+        "message": message,
+    }
+    if state == JobState.CANCELLED:
+        return JobCancelled(f"{who} was cancelled", job_id=job_id)
+    if state == JobState.POISONED:
+        return JobPoisoned(
+            f"{who} is poisoned: {message}. After the cause is fixed: relight retry {short(job_id)}", **fields
+        )
+    where = f" at {failure['step_key']}" if failure.get("step_key") else ""
+    raised = JobFailed(
+        f"{who} failed{where}: {failure.get('type', 'error')}: {message}. After a fix: relight retry {short(job_id)}",
+        **fields,
+    )
+    if failure.get("traceback"):
+        raised.add_note(failure["traceback"])
+    return raised
+
+
+start = _Start()

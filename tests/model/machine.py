@@ -1,0 +1,617 @@
+"""What hypothesis may do to a store and its reference: rules over writers, jobs, runs, steps, waits, people and crashes."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, invariant, precondition, rule
+from tests.model.driver import KEYS, QUEUES, Driver, Nothing, odd
+
+from relight.conformance.world import ANN, FAILURE, Engine
+from relight.core import events as ev
+from relight.core.changes import QueueLimit
+from relight.core.commands import Command, JobRef
+from relight.core.commands import engines as ce
+from relight.core.commands import jobs as cj
+from relight.core.commands import steering as cs
+from relight.core.commands import steps as ct
+from relight.core.flow import digest
+from relight.errors import IllegalTransition
+from relight.ids import EngineId, StepKey
+from relight.model import (
+    EngineState,
+    GateState,
+    JobRecord,
+    JobState,
+    RunRecord,
+    RunState,
+    StepKind,
+    StepState,
+    Verdict,
+)
+
+_S = JobState
+
+NAMES = ("go", "stop")
+STEP_ACTS = [
+    *("begin", "begin", "begin", "finish", "finish", "failed", "backoff", "doubt", "abandon"),
+    *("done", "not_done", "fail", "value", "progress"),
+]
+WAIT_ACTS = ["signal", "signal", "consume", "ask", "ask", "sleep", "start child", "child", "child", "end"]
+RUN_ENDS = [
+    *("put away", "put away", "put away", "await person", "await person", "mismatch"),
+    *("completed", "completed_with_issues", "failed", "cancelled"),
+]
+OUTSIDE_ACTS = [
+    *("signal", "signal", "signal", "answer", "answer", "time out", "expire", "withdraw", "settle", "retry", "retry"),
+    *("cancel", "cancel", "fail", "deadline"),
+]
+HOUSE_ACTS = [
+    *("write", "wake", "wake", "beat", "queue", "gate", "judge", "stall", "stall", "stop"),
+    *("set aside", "release", "release"),
+]
+VERDICTS = [Verdict.DEAD, Verdict.DEAD, Verdict.DEAD, Verdict.SILENT, Verdict.LEASE_EXPIRED]
+
+pick = st.integers(0, 959)
+"""Chooses from whatever there is, by its remainder: what there is changes while an example is made smaller."""
+
+
+def has_jobs(machine: Driver) -> bool:
+    """Tell whether there are jobs."""
+    return machine.has_jobs()
+
+
+def has_room(machine: Driver) -> bool:
+    """Tell whether there may be more jobs."""
+    return machine.has_room()
+
+
+def has_runs(machine: Driver) -> bool:
+    """Tell whether there are runs."""
+    return machine.has_runs()
+
+
+class StoreAgainstReference(Driver):
+    """See the module."""
+
+    # the world
+
+    @initialize()
+    def begin(self) -> None:
+        self.client = self.world.client()
+        self.open_writer(self.client, ce.Tell(payload=ev.KindRegistered(job_kind="census"), who=ANN))
+        for _ in range(2):
+            self.new_engine(opens=True)
+        self.go(self.client, self.client.submission())
+        self.go(self.client, self.client.submission(queue="narrow", priority=1))
+        job = next(iter(self.reference.t.jobs.values()))
+        self.go(self.engines[0], self.engines[0].claiming(cs.ref_of(job)))
+
+    @precondition(lambda self: len(self.live()) < 3 and len(self.engines) < 12)
+    @rule(opens=st.booleans())
+    def new_engine(self, opens: bool) -> None:
+        self.write_all()
+        engine = Engine(self.world, f"e{len(self.engines)}", self.world.lend_store())
+        self.engines.append(engine)
+        self.open_writer(engine, engine.starting_recovery())
+        self.compare()
+        if opens:
+            self.go(engine, engine.opening_gate())
+
+    @rule(ms=st.sampled_from([1, 500, 1000, 5000]))
+    def pass_time(self, ms: int) -> None:
+        self.write_all()  # one batch, one moment
+        self.world.clock.advance(ms)
+
+    def wake_due(self, n: int, wait: bool) -> None:
+        self.go(self.an_engine(n), ce.WakeDueJobs(), wait)
+
+    def define_queue(self, n: int, slots: int, wait: bool) -> None:
+        engine = self.an_engine(n)
+        self.go(engine, engine.defining_queue("narrow", slots=slots), wait)
+
+    @rule(
+        n=pick,
+        m=pick,
+        how=st.sampled_from(HOUSE_ACTS),
+        wait=st.booleans(),
+    )
+    def keep_house(self, n: int, m: int, how: str, wait: bool) -> None:
+        with suppress(Nothing):
+            match how:
+                case "write":
+                    self.write_all()
+                case "wake":
+                    self.wake_due(n, wait)
+                case "beat":
+                    self.beat(n, wait)
+                case "queue":
+                    self.define_queue(n, 1 + m % 3, wait)
+                case "gate":
+                    self.gate(n, m % 8 == 0, wait)
+                case "judge":
+                    self.judge(n, m, VERDICTS[m % len(VERDICTS)])
+                case "stall":
+                    self.stall(n, m, wait)
+                case "stop":
+                    self.stop_engine(n)
+                case "set aside":
+                    self.set_aside(n, m, wait)
+                case _:
+                    self.release_quarantined(n, wait)
+
+    @precondition(has_runs)
+    @rule(n=pick, m=pick, how=st.sampled_from(STEP_ACTS), wait=st.booleans())
+    def act_in_step(self, n: int, m: int, how: str, wait: bool) -> None:
+        with suppress(Nothing):
+            match how:
+                case "begin":
+                    self.begin_step(n, m, 1 + m % 3, wait)
+                case "value":
+                    self.record_value(n, wait)
+                case "progress":
+                    self.report_progress(n, m % 10, wait)
+                case _:
+                    self.end_try(n, m, how, wait)
+
+    @precondition(has_runs)
+    @rule(n=pick, m=pick, how=st.sampled_from(WAIT_ACTS), wait=st.booleans())
+    def act_in_wait(self, n: int, m: int, how: str, wait: bool) -> None:
+        with suppress(Nothing):
+            match how:
+                case "signal":
+                    self.wait_signal(n, NAMES[m % 2], m % 3, wait)
+                case "consume":
+                    self.consume(n, NAMES[m % 2], m % 3, wait)
+                case "ask":
+                    self.ask(n, m % 3, (None, 1000)[m % 2], wait)
+                case "sleep":
+                    self.sleep(n, wait)
+                case "start child":
+                    self.start_child(n, m % 2, wait)
+                case "child":
+                    self.wait_child(n, m, wait)
+                case _:
+                    self.end_wait(n, m, wait)
+
+    @precondition(has_runs)
+    @rule(n=pick, m=pick, how=st.sampled_from(RUN_ENDS), wait=st.booleans())
+    def end_run(self, n: int, m: int, how: str, wait: bool) -> None:
+        with suppress(Nothing):
+            match how:
+                case "put away":
+                    self.put_away(n, (None, 0, 1000)[m % 3], wait)
+                case "await person":
+                    self.await_person(n, (None, None, 0, 1000)[m % 4], wait)
+                case "mismatch":
+                    self.mismatch(n, wait)
+                case _:
+                    self.finish(n, JobState(how), wait)
+
+    @precondition(has_jobs)
+    @rule(n=pick, m=pick, how=st.sampled_from(OUTSIDE_ACTS), wait=st.booleans())
+    def act_from_outside(self, n: int, m: int, how: str, wait: bool) -> None:
+        with suppress(Nothing):
+            match how:
+                case "signal":
+                    self.signal(n, NAMES[m % 2], (None, None, "k")[m % 3], wait)
+                case "cancel" | "fail" | "deadline":
+                    self.end(n, how, m % 3 == 0, wait)
+                case "settle":
+                    self.settle(n, m, wait)
+                case "retry":
+                    self.retry(n, m, wait)
+                case _:
+                    self.close_question(n, how, wait)
+
+    @precondition(has_runs)
+    @rule(n=pick, m=pick, verdict=st.sampled_from(VERDICTS), wait=st.booleans())
+    def crash(self, n: int, m: int, verdict: Verdict, wait: bool) -> None:
+        """An engine that has runs is heard of no more; another one recovers it."""
+        owners = [e for e in self.live() if any(r.engine_id == e.id for r in self.running())]
+        owner = self.some(owners, n)
+        others = [e for e in self.live() if e is not owner]
+        if owner is None or not others:
+            return
+        self.write_all()
+        judge = others[m % len(others)]
+        self.go(judge, judge.judging(owner, verdict))
+        for run in [run for run in self.running() if run.engine_id == owner.id]:
+            self.stall_run(judge, run, wait)
+
+    # jobs
+
+    @precondition(has_room)
+    @rule(
+        key=st.sampled_from([None, None, "a", "b"]),
+        queue=st.sampled_from(QUEUES),
+        priority=st.integers(0, 2),
+        delay=st.sampled_from([None, None, 0, 500, 1000]),
+        max_stalls=st.integers(1, 3),
+        wait=st.booleans(),
+    )
+    def submit(
+        self, key: str | None, queue: str, priority: int, delay: int | None, max_stalls: int, wait: bool
+    ) -> None:
+        ready_at = None if delay is None else self.world.clock.now_ms() + delay
+        command = self.client.submission(
+            idempotency_key=key, queue=queue, priority=priority, ready_at=ready_at, max_stalls=max_stalls
+        )
+        self.go(self.client, command, wait)
+
+    @precondition(has_room)
+    @rule(n=pick, queue=st.sampled_from(QUEUES), begins=st.booleans())
+    def start_job(self, n: int, queue: str, begins: bool) -> None:
+        """A job is submitted, claimed, and perhaps its first step begins."""
+        engines = [e for e in self.live() if self.reference.t.engines[e.id].gate is GateState.OPEN]
+        engine = self.some(engines, n)
+        if engine is None:
+            return
+        command = self.client.submission(queue=queue)
+        self.go(self.client, command)
+        job = self.reference.t.jobs[command.job_id]
+        claim = engine.claiming(cs.ref_of(job), attempt=1)
+        self.go(engine, claim, begins)
+        if begins:
+            self.go(engine, engine.beginning(claim.job, KEYS[n % 3]))
+
+    @precondition(has_jobs)
+    @rule(n=pick, m=pick, slots=st.sampled_from([None, None, 0, 1, 2]), mine=st.booleans(), wait=st.booleans())
+    def claim(self, n: int, m: int, slots: int | None, mine: bool, wait: bool) -> None:
+        try:
+            engine, job = self.an_engine(m), self.a_job(n, _S.QUEUED)
+        except Nothing:
+            return
+        limits = () if slots is None else (QueueLimit(job.queue, engine.id if mine else None, slots),)
+        attempt = job.attempt if n != 777 else job.attempt + 1
+        command = cj.ClaimJob(
+            job=cj.fresh_run(job.job_id, job.trace_id, job.kind, self.world.new_id()),
+            engine_id=engine.id,
+            attempt=attempt,
+            replay_steps=0,
+            limits=limits,
+        )
+        self.go(engine, command, wait)
+
+    def finish(self, n: int, state: JobState, wait: bool) -> None:
+        engine, run = self.a_run(n)
+        attempt = self.reference.t.jobs[run.job_id].attempt
+        self.go(engine, engine.finishing(run, state, attempt=attempt), wait)
+
+    def put_away(self, n: int, delay: int | None, wait: bool) -> None:
+        engine, run = self.a_run(n)
+        ready_at = None if delay is None else self.world.clock.now_ms() + delay
+        if self.is_quiet(engine, run):
+            self.go(engine, engine.putting_away(run, ready_at=ready_at), wait)
+
+    def await_person(self, n: int, delay: int | None, wait: bool) -> None:
+        engine, run = self.a_run(n)
+        asked = [d.decision_id for d in self.reference.t.decisions.values() if d.job_id == run.job_id]
+        question = self.some(asked, n)
+        if question is not None and self.is_quiet(engine, run):
+            ready_at = None if delay is None else self.world.clock.now_ms() + delay
+            self.go(engine, engine.awaiting_user(run, question, ready_at=ready_at), wait)
+
+    def mismatch(self, n: int, wait: bool) -> None:
+        engine, run = self.a_run(n)
+        if self.is_quiet(engine, run):
+            self.go(engine, engine.mismatching(run), wait)
+
+    # steps
+
+    def begin_step(self, n: int, m: int, try_number: int, wait: bool) -> None:
+        engine, run = self.a_run(n)
+        key = KEYS[m % len(KEYS)]
+        found = self.reference.t.steps.get((run.job_id, key))
+        if found is None or found.kind is StepKind.STEP:
+            self.go(engine, engine.beginning(run, key, try_number), wait)
+
+    def end_try(self, n: int, m: int, how: str, wait: bool) -> None:
+        engine, run = self.a_run(n)
+        doubtful = how in ("done", "not_done", "fail")
+        wanted = (StepState.IN_DOUBT,) if doubtful else (StepState.RUNNING, StepState.BACKOFF)
+        key = self.a_step(run, m, *wanted)
+        found = self.reference.t.steps.get((run.job_id, key))
+        if found is not None and found.kind is not StepKind.STEP:
+            return
+        self.go(engine, self.ending_try(engine, run, key, how), wait)
+
+    def ending_try(self, engine: Engine, run: JobRef, key: str, how: str) -> Command:
+        """Return what ends a try so."""
+        match how:
+            case "finish":
+                return engine.finishing_step(run, key)
+            case "failed":
+                return engine.failing_try(run, key)
+            case "backoff":
+                return engine.failing_try(run, key, StepState.BACKOFF)
+            case "doubt":
+                return engine.failing_try(run, key, StepState.IN_DOUBT)
+            case "abandon":
+                return ct.AbandonStep(job=run, step_key=StepKey(key), try_number=1, reason="sibling")
+        verdicts: dict[str, ev.Settlement] = {"done": "done", "not_done": "not_done", "fail": "failed"}
+        return ct.ReconcileStep(
+            job=run,
+            step_key=StepKey(key),
+            verdict=verdicts[how],
+            by="reconcile",
+            try_number=1,
+            outcome="7" if how == "done" else None,
+            failure=FAILURE if how == "fail" else None,
+        )
+
+    def record_value(self, n: int, wait: bool) -> None:
+        engine, run = self.a_run(n)
+        self.go(engine, ct.RecordValue(job=run, step_key=StepKey(f"now#{n % 3}"), name="now", outcome=str(n)), wait)
+
+    def report_progress(self, n: int, done: int, wait: bool) -> None:
+        engine, run = self.a_run(n)
+        self.go(engine, ct.ReportProgress(job=run, progress=f'{{"done":{done}}}'), wait)
+
+    # waits
+
+    def wait_signal(self, n: int, name: str, number: int, wait: bool) -> None:
+        engine, run = self.a_run(n)
+        key = StepKey(f"{name}#{number}")
+        self.go(
+            engine,
+            ct.BeginWait(job=run, step_key=key, kind=StepKind.SIGNAL, name=name, until=None, waits_for=name),
+            wait,
+        )
+
+    def consume(self, n: int, name: str, number: int, wait: bool) -> None:
+        engine, run = self.a_run(n)
+        mine = [s for s in self.reference.t.signals.values() if s.job_id == run.job_id and s.name == name]
+        unread = [s for s in mine if s.read_by is None]
+        signal = self.some(mine if odd(n) else unread, 0)
+        if signal is None:
+            return
+        key = StepKey(f"{name}#{number}")
+        fresh = (run.job_id, key) not in self.reference.t.steps
+        command = ct.ConsumeSignal(
+            job=run,
+            step_key=key,
+            signal_id=signal.signal_id,
+            name=name,
+            payload_hash=digest(signal.payload or ""),
+            outcome=signal.payload or "",
+            fresh=fresh,
+        )
+        self.go(engine, command, wait)
+
+    def ask(self, n: int, number: int, limit: int | None, wait: bool) -> None:
+        engine, run = self.a_run(n)
+        key = StepKey(f"ask#{number}")
+        if (run.job_id, key) in self.reference.t.steps:
+            return
+        command = ct.AskPerson(
+            job=run,
+            step_key=key,
+            decision_id=self.world.new_id(),
+            question="really?",
+            options='["yes","no"]',
+            preview=None,
+            preview_hash=None,
+            expires_at=None if limit is None else self.world.clock.now_ms() + limit,
+        )
+        self.go(engine, command, wait)
+
+    def sleep(self, n: int, wait: bool) -> None:
+        engine, run = self.a_run(n)
+        until = self.world.clock.now_ms() + 1000
+        key = StepKey(f"sleep#{n % 2}")
+        self.go(
+            engine,
+            ct.BeginWait(job=run, step_key=key, kind=StepKind.SLEEP, name="sleep", until=until, waits_for=None),
+            wait,
+        )
+
+    def end_wait(self, n: int, m: int, wait: bool) -> None:
+        engine, run = self.a_run(n)
+        waits = [s.step_key for s in self.reference.steps_of(run.job_id) if s.state is StepState.WAITING]
+        key = self.some(waits, m)
+        if key is not None:
+            self.go(engine, ct.EndWait(job=run, step_key=key, outcome="null"), wait)
+
+    def start_child(self, n: int, number: int, wait: bool) -> None:
+        engine, run = self.a_run(n)
+        key = StepKey(f"start#{number}")
+        if self.reference.t.engines[engine.id].gate is not GateState.OPEN or not self.has_room():
+            return
+        child = engine.submission("child", parent_job_id=run.job_id, parent_step_key=key)
+        self.go(
+            engine,
+            ct.StartChildren(job=run, step_key=key, name="start", children=(child,), outcome=f'["{child.job_id}"]'),
+            wait,
+        )
+
+    def wait_child(self, n: int, m: int, wait: bool) -> None:
+        engine, run = self.a_run(n)
+        children = [j.job_id for j in self.reference.t.jobs.values() if j.parent_job_id == run.job_id]
+        child = self.some(children, m)
+        if child is not None:
+            key = StepKey(f"child[{child[-6:]}]")
+            self.go(
+                engine,
+                ct.BeginWait(
+                    job=run, step_key=key, kind=StepKind.CHILD_RESULT, name="child", until=None, waits_for=child
+                ),
+                wait,
+            )
+
+    # from outside
+
+    def signal(self, n: int, name: str, key: str | None, wait: bool) -> None:
+        job = self.a_job(n, _S.QUEUED, _S.RUNNING)
+        self.go(self.client, self.client.signal_command(cs.ref_of(job), name, str(n), key=key), wait)
+
+    def close_question(self, n: int, how: str, wait: bool) -> None:
+        decisions = list(self.reference.t.decisions.values())
+        if not decisions:
+            return
+        still_open = [d for d in decisions if d.state == "open"]
+        row = decisions[n % len(decisions)] if odd(n) or not still_open else still_open[n % len(still_open)]
+        job = self.reference.t.jobs[row.job_id]
+        ref = cs.ref_of(job)
+        match how:
+            case "answer":
+                self.go(self.client, self.client.answer_command(ref, row.decision_id), wait)
+            case "time out":
+                engine = self.an_engine(n)
+                self.go(engine, cs.QuestionTimedOut(job=ref, decision_id=row.decision_id, who=engine.who), wait)
+            case "withdraw":
+                self.go(self.an_engine(n), cs.WithdrawQuestion(job=ref, decision_ids=(row.decision_id,)), wait)
+            case _:
+                expire = ct.ExpireDecision(job=ref, step_key=row.step_key, decision_id=row.decision_id, outcome="null")
+                self.go(self.an_engine(n), expire, wait)
+
+    def end(self, n: int, code: str, force: bool, wait: bool) -> None:
+        job = self.a_job(n, _S.QUEUED, _S.RUNNING, _S.AWAITING_USER, _S.STALLED)
+        if job.cancel_code is not None and not force:
+            return
+        engine = self.an_engine(n)
+        who, writer = (engine.who, engine) if code == "deadline" else (ANN, self.client)
+        opened = [d.decision_id for d in self.reference.t.decisions.values() if d.job_id == job.job_id]
+        opened = [d for d in opened if self.reference.t.decisions[d].state == "open"] if force else []
+        try:
+            command = cs.decide_end(job, who, code=code, reason=None, force=force, open_decisions=opened)
+        except IllegalTransition:
+            return
+        self.go(writer, command, wait)
+
+    def settle(self, n: int, m: int, wait: bool) -> None:
+        doubts = [s for s in self.reference.t.steps.values() if s.state is StepState.IN_DOUBT]
+        step = self.some(doubts, n)
+        if step is None:
+            return
+        ref = cs.ref_of(self.reference.t.jobs[step.job_id])
+        verdict = ("done", "not_done", "fail")[m % 3]
+        value = "7" if verdict == "done" else None
+        command = cs.SettleDoubt(job=ref, step_key=step.step_key, verdict=verdict, value=value, who=ANN)
+        self.go(self.client, command, wait)
+
+    def retry(self, n: int, m: int, wait: bool) -> None:
+        job = self.a_job(n, _S.FAILED, _S.POISONED)
+        failed = [s.step_key for s in self.reference.steps_of(job.job_id) if s.state is StepState.FAILED]
+        reopen = [key for i, key in enumerate(failed) if m >> i & 1]
+        source = job.state if job.state in (_S.FAILED, _S.POISONED) else _S.FAILED
+        self.go(self.client, cs.RetryJob(job=cs.ref_of(job), source=source, who=ANN, reopen=tuple(reopen)), wait)
+
+    # engines, recovery, quarantine
+
+    def beat(self, n: int, wait: bool) -> None:
+        engine = self.an_engine(n)
+        self.go(engine, ce.RenewLease(engine_id=engine.id, lease_ms=30_000), wait)
+
+    def gate(self, n: int, fails: bool, wait: bool) -> None:
+        shut = [e for e in self.live() if self.reference.t.engines[e.id].gate is not GateState.OPEN]
+        engine = self.some(self.live() if odd(n) else shut, n)
+        if engine is not None:
+            failing = ce.FailGate(engine_id=engine.id, gate_code="x", detail="y")
+            self.go(engine, failing if fails else engine.opening_gate(), wait)
+
+    def judge(self, n: int, m: int, verdict: Verdict) -> None:
+        judge, other = self.an_engine(n), self.engines[m % len(self.engines)]
+        row = self.reference.t.engines[other.id]
+        beat = row.beat_at - 1 if odd(m) else row.beat_at
+        dead = verdict is not Verdict.SILENT
+        if row.state is EngineState.DEAD or (row.state is not EngineState.LIVE and not dead):
+            return
+        target = EngineState.DEAD if dead else EngineState.SILENT
+        # In a batch of its own: what its engine wrote before the fence is on disk before it.
+        self.write_all()
+        self.go(judge, judge.judging(other, verdict, source=row.state, beat_at=beat, target=target))
+
+    def stall(self, n: int, m: int, wait: bool) -> None:
+        engine = self.an_engine(m)
+        owed = [
+            run
+            for run in self.reference.t.runs.values()
+            if run.state is RunState.RUNNING and self.reference.t.engines[run.engine_id].state is not EngineState.LIVE
+        ]
+        run = self.some(list(self.reference.t.runs.values()) if odd(n) else owed, n)
+        if run is not None:
+            self.stall_run(engine, run, wait)
+
+    def stall_run(self, engine: Engine, run: RunRecord, wait: bool) -> None:
+        """Stall a run in a recovery of its own."""
+        owner = self.reference.t.engines[run.engine_id]
+        job = self.reference.t.jobs[run.job_id]
+        in_doubt = [
+            step.step_key
+            for step in self.reference.steps_of(job.job_id)
+            if step.kind is StepKind.STEP and step.state in (StepState.RUNNING, StepState.IN_DOUBT)
+        ]
+        engine.recovery_id = self.world.new_id()
+        self.go(engine, engine.starting_recovery(), wait)
+        command = engine.stalling(
+            JobRef(job.job_id, job.trace_id, job.kind, run.run_id),
+            next(each for each in self.engines if each.id == run.engine_id),
+            in_doubt,
+            owner.verdict or Verdict.DEAD,
+        )
+        self.go(engine, command, wait)
+
+    @precondition(has_jobs)
+    @rule(
+        n=pick,
+        m=pick,
+        act=st.sampled_from(["resume", "resume", "probation", "operator", "hold", "poison", "release"]),
+        wait=st.booleans(),
+    )
+    def act_on_stalled(self, n: int, m: int, act: str, wait: bool) -> None:
+        try:
+            engine = self.an_engine(m)
+            job = self.a_job(n, _S.STALLED, *((_S.AWAITING_USER,) if act == "operator" else ()))
+        except Nothing:
+            return
+        command = self.acting(engine, job, act)
+        if command is not None:
+            self.go(self.client if act == "operator" else engine, command, wait)
+
+    def acting(self, engine: Engine, job: JobRecord, act: str) -> Command | None:
+        """Return what policy or an operator does to a stalled job."""
+        ref = cs.ref_of(job)
+        expects: dict[str, Any] = {"job": ref, "source": _S.STALLED, "source_reason": job.status_reason}
+        match act:
+            case "release":
+                owner = job.held_by or EngineId(engine.id)
+                return cs.ReleaseHeld(job=ref, owner=owner, who=engine.who)
+            case "operator":
+                try:
+                    return cs.decide_resume(job, ANN)
+                except IllegalTransition:
+                    return None
+            case _ if job.held_by is not None:
+                return None
+            case "hold":
+                return cs.HoldJob(who=engine.who, code="policy", **expects)
+            case "poison":
+                return cs.PoisonJob(who=engine.who, stalls=job.stalls, evidence=(), **expects)
+            case _:
+                return cs.ResumeJob(who=engine.who, probation=act == "probation", **expects)
+
+    def set_aside(self, n: int, m: int, wait: bool) -> None:
+        engine, job = self.an_engine(m), self.a_job(n, _S.RUNNING, _S.QUEUED)
+        self.go(engine, engine.quarantining(cs.ref_of(job)), wait)
+
+    def release_quarantined(self, n: int, wait: bool) -> None:
+        aside = list(self.reference.t.quarantine)
+        if not aside:
+            return
+        job = self.reference.t.jobs[aside[n % len(aside)]]
+        self.go(self.client, cs.ReleaseQuarantined(job=cs.ref_of(job), table_name="jobs", who=ANN), wait)
+
+    def stop_engine(self, n: int) -> None:
+        if len(self.live()) < 2:
+            return
+        engine = self.live()[n % len(self.live())]
+        self.write_all()
+        stopped = ev.EngineStopped(drained=True, suspended_runs=0)
+        self.go(engine, ce.CloseWriterNow(engine_id=engine.id, stopped=stopped))
+
+    @invariant()
+    def no_journal_is_in_trouble(self) -> None:
+        assert all(writer.journal.trouble is None for writer in self.writers.values())
