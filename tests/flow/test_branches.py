@@ -234,7 +234,6 @@ def test_a_retry_runs_a_step_again_that_was_cut_by_the_end_of_its_job(rig: Rig, 
     assert sorted(siblings.calls) == ["endless", "endless", "failing", "failing"]
 
 
-@pytest.mark.xfail(reason="needs apply.sql: reopen_steps must take abandoned steps too (reported)")
 def test_a_retry_runs_a_step_again_that_was_cancelled_by_the_failure_that_ended_its_job(rig: Rig) -> None:
     siblings = Siblings()
     failing, endless = siblings.steps()

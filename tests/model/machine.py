@@ -108,9 +108,15 @@ class StoreAgainstReference(Driver):
     def wake_due(self, n: int, wait: bool) -> None:
         self.go(self.an_engine(n), ce.WakeDueJobs(), wait)
 
-    def define_queue(self, n: int, slots: int, wait: bool) -> None:
+    def define_queue(self, n: int, slots: int) -> None:
         engine = self.an_engine(n)
-        self.go(engine, engine.defining_queue("narrow", slots=slots), wait)
+        self.write_all()  # what is claimed after this knows of it
+        self.go(engine, engine.defining_queue("narrow", slots=slots))
+
+    def limits(self, queue: str) -> tuple[QueueLimit, ...]:
+        """Return the limits of a queue as it is defined: every claim names them."""
+        defined = self.reference.t.queues.get(queue)
+        return () if defined is None or defined.slots is None else (QueueLimit(queue, None, defined.slots),)
 
     @rule(
         n=pick,
@@ -128,7 +134,7 @@ class StoreAgainstReference(Driver):
                 case "beat":
                     self.beat(n, wait)
                 case "queue":
-                    self.define_queue(n, 1 + m % 3, wait)
+                    self.define_queue(n, 1 + m % 3)
                 case "gate":
                     self.gate(n, m % 8 == 0, wait)
                 case "judge":
@@ -252,7 +258,7 @@ class StoreAgainstReference(Driver):
         command = self.client.submission(queue=queue)
         self.go(self.client, command)
         job = self.reference.t.jobs[command.job_id]
-        claim = engine.claiming(cs.ref_of(job), attempt=1)
+        claim = engine.claiming(cs.ref_of(job), attempt=1, limits=self.limits(queue))
         self.go(engine, claim, begins)
         if begins:
             self.go(engine, engine.beginning(claim.job, KEYS[n % 3]))
@@ -264,7 +270,9 @@ class StoreAgainstReference(Driver):
             engine, job = self.an_engine(m), self.a_job(n, _S.QUEUED)
         except Nothing:
             return
-        limits = () if slots is None else (QueueLimit(job.queue, engine.id if mine else None, slots),)
+        limits = self.limits(job.queue)
+        if slots is not None:
+            limits = (*limits, QueueLimit(job.queue, engine.id if mine else None, slots))
         attempt = job.attempt if n != 777 else job.attempt + 1
         command = cj.ClaimJob(
             job=cj.fresh_run(job.job_id, job.trace_id, job.kind, self.world.new_id()),

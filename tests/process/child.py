@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
 import threading
@@ -144,6 +145,11 @@ class Orders:
         exponent = (1 << 9_000) - 1
         while clock.mono_ms() < end:
             pow(3, exponent, (1 << 9_000) - 593)
+
+    def limit_files(self, size: int) -> None:
+        """Let this process make no file larger than this (-1: no limit)."""
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
 
     def fork(self) -> int:
         """Fork a child that stays, and holds what it inherited, until our stdin ends."""

@@ -270,6 +270,32 @@ def count_up(n: int) -> int:
     return progress(n, 1) + progress(n, 2)
 
 
+@step
+async def make_big(n: int) -> str:
+    witness.note("big", n)
+    await doors["hold"].pass_through_async()
+    return "x" * 400_000
+
+
+@workflow
+async def big(n: int) -> str:
+    """A step's outcome and a result too large to stand in a row."""
+    return await make_big(n)
+
+
+@step
+def make_big_in_thread(n: int) -> str:
+    witness.note("big", n)
+    doors["hold"].pass_through()
+    return "x" * 400_000
+
+
+@workflow
+def big_in_thread(n: int) -> str:
+    """The same, sync."""
+    return make_big_in_thread(n)
+
+
 @workflow
 def asks(n: int) -> str:
     """Waits for a person."""
@@ -317,7 +343,7 @@ def retried(n: int) -> int:
 
 
 ALL = [
-    three, held_three, three_in_thread, three_mixed, three_mixed_in_thread, side, killer, quick_killer, held_killer, stubborn, count_up, asks, listens, sleeps,
+    three, held_three, big, big_in_thread, three_in_thread, three_mixed, three_mixed_in_thread, side, killer, quick_killer, held_killer, stubborn, count_up, asks, listens, sleeps,
      careful, retried,
 ]  # fmt: skip
 BY_KIND = {each.kind: each for each in ALL}

@@ -185,11 +185,14 @@ class _BaseStep(Generic[P, R]):
         from relight.authoring.outside import engine_running
 
         running = engine_running()
-        if running is None or threading.current_thread() is threading.main_thread():
+        if running is None:
             return
-        where = f"{self.name} ran outside any job, in thread {threading.current_thread().name}, while engine {running} is running"
+        thread = threading.current_thread()
+        where = f"{self.name} ran outside any job, in thread {thread.name}, while engine {running} is running"
         if self._spec.outside == "error":
             raise NotInJob(f"{where}: refused. Call it in a workflow, or use parallel({self.name}, …)")
+        if thread is threading.main_thread():
+            return  # a plain call, as tests and scripts make them
         if self.name not in _warned:
             _warned.add(self.name)
             warnings.warn(f"{where}: not recorded. Use parallel({self.name}, …).", RuntimeWarning, stacklevel=4)

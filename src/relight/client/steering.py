@@ -146,19 +146,20 @@ class Steering(Session):
         self._act(job_id, decide)
 
     def _failures_that_ended(self, job: JobRecord, *, all_failed: bool) -> list[StepKey]:
-        """Return the failed steps whose failure reached the end of the job (all failed arms of a parallel), or all."""
+        """Return what a retry opens: the failed steps whose failure reached the end of the job, or all failed ones.
+
+        Steps that were cancelled by such a failure (siblings in a group) had no chance, and are opened with them.
+        """
         with self.store.reading() as reads:
-            failed = [step for step in reads.steps(job.job_id) if step.state is StepState.FAILED]
-        if all_failed:
-            return [step.step_key for step in failed]
+            steps = reads.steps(job.job_id)
+        failed = [step for step in steps if step.state is StepState.FAILED]
         failure = msgspec.json.decode(job.error) if job.error else {}
-        key = failure.get("step_key")
-        if key is not None:
-            return [step.step_key for step in failed if step.step_key == key]
-        if failure.get("type") == "ExceptionGroup":
-            return [step.step_key for step in failed]
-        declared = failure.get("type")
-        return [s.step_key for s in failed if s.error and msgspec.json.decode(s.error).get("type") == declared]
+        key, kind = failure.get("step_key"), failure.get("type")
+        if not all_failed and key is not None:
+            failed = [step for step in failed if step.step_key == key]
+        elif not all_failed and kind not in ("ExceptionGroup", "BaseExceptionGroup"):
+            failed = [s for s in failed if s.error and msgspec.json.decode(s.error).get("type") == kind]
+        return [step.step_key for step in (*failed, *(s for s in steps if s.state is StepState.ABANDONED))]
 
     def answer(
         self,

@@ -255,7 +255,7 @@ class _Host(_Opened):
             drained = engine.drain(drain_ms)
             engine.gate.abandon("was stopped")
             for service in reversed(self._services):
-                service.stop()
+                service.stop(patience_seconds=engine.patience_seconds)
             core, self._core = self._core, None
             self._engine = None
             self._services = []

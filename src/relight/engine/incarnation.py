@@ -551,6 +551,11 @@ class Incarnation:
 
     closed = False
 
+    @property
+    def patience_seconds(self) -> float:
+        """How long leaving waits at each point for the store: not long for one that has been refusing."""
+        return 5 if self.degraded is None else 0.5
+
     def drain(self, timeout_ms: int) -> bool:
         """Put every run away at its next step boundary; tell whether all had left in time."""
         self.draining = True
@@ -600,10 +605,12 @@ class Incarnation:
             return
         stopped = ev.EngineStopped(drained=drained, suspended_runs=suspended)
         try:
-            self.journal.execute(CloseWriterNow(engine_id=self.engine_id, stopped=stopped), patience_seconds=5)
+            self.journal.execute(
+                CloseWriterNow(engine_id=self.engine_id, stopped=stopped), patience_seconds=self.patience_seconds
+            )
         except (Conflict, StorageUnavailable):
             self._left_behind = True  # the next start finds the lock free, and does what is owed
-        self.journal.close()
+        self.journal.close(timeout_seconds=self.patience_seconds)
 
     def _finish(self) -> None:
         """The last run has left: nothing of this incarnation acts any more, and everyone may see that."""

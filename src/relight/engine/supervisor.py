@@ -68,13 +68,13 @@ class Supervisor:
         )
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread."""
+    def stop(self, *, patience_seconds: float = 5) -> None:
+        """End the thread, and wait for it for a while: it may be waiting for a store that refuses."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(5)
+            self._thread.join(patience_seconds)
 
     def nudge(self) -> None:
         """Look now: a slot became free, a line parked, a timer was set, the gate opened."""
@@ -307,13 +307,13 @@ class Watch:
         )
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread."""
+    def stop(self, *, patience_seconds: float = 5) -> None:
+        """End the thread, and wait for it for a while: it may be waiting for a store that refuses."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(5)
+            self._thread.join(patience_seconds)
 
     def nudge(self) -> None:
         """Look now."""
@@ -418,13 +418,13 @@ class Beat:
         """Run in a thread."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread."""
+    def stop(self, *, patience_seconds: float = 5) -> None:
+        """End the thread, and wait for it for a while: it may be waiting for a store that refuses."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
         if self._thread is not threading.current_thread():
-            self._thread.join(5)
+            self._thread.join(patience_seconds)
 
     def _run(self) -> None:
         period_ms = max(self._engine.settings.lease_ms // 6, 20)

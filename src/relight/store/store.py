@@ -80,7 +80,8 @@ class Store(Protocol):
         ...
 
     def reopen(self) -> None:
-        """Drop every connection and connect anew, after an outcome that is unknown. Raises as ``open``."""
+        """Drop the connection that wrote and connect anew, after an outcome that is unknown. Raises as ``open``; reads are
+        served meanwhile."""
         ...
 
     def apply(self, batch: Batch) -> None:

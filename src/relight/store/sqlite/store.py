@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import apsw
@@ -164,9 +164,15 @@ class SqliteStore:
             db.close()
 
     def reopen(self) -> None:
-        """Connect anew and look the file over; see ``Store.reopen``."""
-        self.close()
+        """Connect the writer anew and look the file over; see ``Store.reopen``.
+
+        The new connection comes first: on a full disk it may not come at all, and reads go on over those that there are.
+        """
+        old = self._writer
         self.open(create=False)
+        if old is not None:
+            with suppress(apsw.Error):
+                old.close()
         with self.reading() as reads:
             reads.last_seq()
 
@@ -271,9 +277,11 @@ class SqliteStore:
             if not held or serial[0] != self._opened:
                 serial[0] = self._opened
                 serial[1] += 1 << 40  # a new connection counts anew: say that everything may have changed
-                held[:] = [self._reader()]
+                old, held[:] = list(held), [self._reader()]
                 with self._lock:
-                    self._watchers.append(held[0])
+                    self._watchers = [db for db in self._watchers if db not in old] + held
+                for db in old:
+                    db.close()
             with translated(self.path, reading=True):
                 # The pragma begins a read; Connection.data_version() only tells what an earlier read noticed.
                 return serial[1] + int(held[0].execute("PRAGMA data_version").get)

@@ -226,7 +226,7 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
 
   UPDATE steps SET state = 'backoff', until = 0, try_number = 0, ended_at = NULL
     FROM (SELECT value->>0 AS job_id, value->>1 AS step_key FROM json_each(NEW.reopen_steps)) AS r
-   WHERE steps.job_id = r.job_id AND steps.step_key = r.step_key AND steps.state = 'failed';
+   WHERE steps.job_id = r.job_id AND steps.step_key = r.step_key AND steps.state IN ('failed', 'abandoned');
   SELECT RAISE(ABORT, 'refused:reopen_steps') WHERE changes() <> coalesce(json_array_length(NEW.reopen_steps), 0);
 
   -- A wake-up reaches a job that was put away and waits for just this; a running one is told by its engine. What nobody
