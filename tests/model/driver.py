@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,6 +60,7 @@ class Driver(RuleBasedStateMachine):
         self.waiting: dict[str, list[tuple[Command, int, Ticket]]] = {}
         self.engines: list[Engine] = []
         self.seen = 0
+        self.puts = 0
         self.writers: dict[str, Writer] = {}
 
     # the two sides
@@ -81,6 +83,7 @@ class Driver(RuleBasedStateMachine):
         except Fenced:
             assert self.reference.t.engines[writer.id].state is not EngineState.LIVE
             return
+        self.puts += 1
         self.waiting.setdefault(writer.id, []).append((command, self.world.clock.now_ms(), ticket))
         if not wait:
             self.write(writer)
@@ -222,6 +225,15 @@ class Driver(RuleBasedStateMachine):
         """Choose a step of a job: nearly always one in one of these states."""
         steps = [step for step in self.reference.steps_of(job.job_id) if step.kind is StepKind.STEP]
         return self.one_of([step.step_key for step in steps if step.state in states], KEYS, n)
+
+    def first_that_can(self, acts: Sequence[str], n: int, act: Callable[[str], None]) -> None:
+        """Do one of these acts: the first, from some place on, that there is anything to do it to."""
+        before = self.puts
+        for i in range(len(acts)):
+            with suppress(Nothing):
+                act(acts[(n + i) % len(acts)])
+            if self.puts > before:
+                return
 
     @staticmethod
     def one_of(fitting: Sequence[T], all_of_them: Sequence[T], n: int) -> T:

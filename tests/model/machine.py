@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 from hypothesis import strategies as st
@@ -48,9 +47,13 @@ OUTSIDE_ACTS = [
     *("signal", "signal", "signal", "answer", "answer", "time out", "expire", "withdraw", "settle", "retry", "retry"),
     *("cancel", "cancel", "fail", "deadline"),
 ]
+STALLED_ACTS = ["resume", "resume", "resume", "probation", "operator", "hold", "poison", "let go"]
+WORK_ACTS = ["submit", "start", "start", "claim", "claim", "claim"]
+RUN_ACTS = [*STEP_ACTS, *WAIT_ACTS, *RUN_ENDS]
+JOB_ACTS = [*OUTSIDE_ACTS, *STALLED_ACTS]
 HOUSE_ACTS = [
-    *("write", "wake", "wake", "beat", "queue", "gate", "judge", "stall", "stall", "stop"),
-    *("set aside", "release", "release"),
+    *("write", "wake", "wake", "beat", "queue", "gate", "gate", "judge", "stall", "stall", "crash", "crash", "crash"),
+    *("set aside", "release", "release", "stop"),
 ]
 VERDICTS = [Verdict.DEAD, Verdict.DEAD, Verdict.DEAD, Verdict.SILENT, Verdict.LEASE_EXPIRED]
 
@@ -118,102 +121,120 @@ class StoreAgainstReference(Driver):
         defined = self.reference.t.queues.get(queue)
         return () if defined is None or defined.slots is None else (QueueLimit(queue, None, defined.slots),)
 
-    @rule(
-        n=pick,
-        m=pick,
-        how=st.sampled_from(HOUSE_ACTS),
-        wait=st.booleans(),
-    )
-    def keep_house(self, n: int, m: int, how: str, wait: bool) -> None:
-        with suppress(Nothing):
-            match how:
-                case "write":
-                    self.write_all()
-                case "wake":
-                    self.wake_due(n, wait)
-                case "beat":
-                    self.beat(n, wait)
-                case "queue":
-                    self.define_queue(n, 1 + m % 3)
-                case "gate":
-                    self.gate(n, m % 8 == 0, wait)
-                case "judge":
-                    self.judge(n, m, VERDICTS[m % len(VERDICTS)])
-                case "stall":
-                    self.stall(n, m, wait)
-                case "stop":
-                    self.stop_engine(n)
-                case "set aside":
-                    self.set_aside(n, m, wait)
-                case _:
-                    self.release_quarantined(n, wait)
-
     @precondition(has_runs)
-    @rule(n=pick, m=pick, how=st.sampled_from(STEP_ACTS), wait=st.booleans())
-    def act_in_step(self, n: int, m: int, how: str, wait: bool) -> None:
-        with suppress(Nothing):
-            match how:
-                case "begin":
-                    self.begin_step(n, m, 1 + m % 3, wait)
-                case "value":
-                    self.record_value(n, wait)
-                case "progress":
-                    self.report_progress(n, m % 10, wait)
-                case _:
-                    self.end_try(n, m, how, wait)
+    @rule(n=pick, m=pick, wait=st.booleans())
+    def act_in_run(self, n: int, m: int, wait: bool) -> None:
+        def act(how: str) -> None:
+            if how in STEP_ACTS:
+                self.act_in_step(n, m, how, wait)
+            elif how in WAIT_ACTS:
+                self.act_in_wait(n, m, how, wait)
+            else:
+                self.end_run(n, m, how, wait)
 
-    @precondition(has_runs)
-    @rule(n=pick, m=pick, how=st.sampled_from(WAIT_ACTS), wait=st.booleans())
-    def act_in_wait(self, n: int, m: int, how: str, wait: bool) -> None:
-        with suppress(Nothing):
-            match how:
-                case "signal":
-                    self.wait_signal(n, NAMES[m % 2], m % 3, wait)
-                case "consume":
-                    self.consume(n, NAMES[m % 2], m % 3, wait)
-                case "ask":
-                    self.ask(n, m % 3, (None, 1000)[m % 2], wait)
-                case "sleep":
-                    self.sleep(n, wait)
-                case "start child":
-                    self.start_child(n, m % 2, wait)
-                case "child":
-                    self.wait_child(n, m, wait)
-                case _:
-                    self.end_wait(n, m, wait)
+        self.first_that_can(RUN_ACTS, n * 7 + m, act)
 
-    @precondition(has_runs)
-    @rule(n=pick, m=pick, how=st.sampled_from(RUN_ENDS), wait=st.booleans())
-    def end_run(self, n: int, m: int, how: str, wait: bool) -> None:
-        with suppress(Nothing):
-            match how:
-                case "put away":
-                    self.put_away(n, (None, 0, 1000)[m % 3], wait)
-                case "await person":
-                    self.await_person(n, (None, None, 0, 1000)[m % 4], wait)
-                case "mismatch":
-                    self.mismatch(n, wait)
-                case _:
-                    self.finish(n, JobState(how), wait)
+    @rule(n=pick, m=pick, wait=st.booleans())
+    def bring_work(self, n: int, m: int, wait: bool) -> None:
+        def act(how: str) -> None:
+            if how == "claim":
+                self.claim(n, m, (None, None, 0, 1, 2)[m % 5], n % 2 == 0, wait)
+            elif self.has_room():
+                self.submit(n, m, wait) if how == "submit" else self.start_job(n, QUEUES[m % 2], m % 3 > 0)
+
+        self.first_that_can(WORK_ACTS, n, act)
 
     @precondition(has_jobs)
-    @rule(n=pick, m=pick, how=st.sampled_from(OUTSIDE_ACTS), wait=st.booleans())
-    def act_from_outside(self, n: int, m: int, how: str, wait: bool) -> None:
-        with suppress(Nothing):
-            match how:
-                case "signal":
-                    self.signal(n, NAMES[m % 2], (None, None, "k")[m % 3], wait)
-                case "cancel" | "fail" | "deadline":
-                    self.end(n, how, m % 3 == 0, wait)
-                case "settle":
-                    self.settle(n, m, wait)
-                case "retry":
-                    self.retry(n, m, wait)
-                case _:
-                    self.close_question(n, how, wait)
+    @rule(n=pick, m=pick, wait=st.booleans())
+    def act_on_job(self, n: int, m: int, wait: bool) -> None:
+        def act(how: str) -> None:
+            by = self.act_on_stalled if how in STALLED_ACTS else self.act_from_outside
+            by(n, m, how, wait)
 
-    @precondition(has_runs)
-    @rule(n=pick, m=pick, verdict=st.sampled_from(VERDICTS), wait=st.booleans())
+        self.first_that_can(JOB_ACTS, n * 7 + m, act)
+
+    @rule(n=pick, m=pick, wait=st.booleans())
+    def keep_house(self, n: int, m: int, wait: bool) -> None:
+        self.first_that_can(HOUSE_ACTS, n * 7 + m, lambda how: self.act_in_house(n, m, how, wait))
+
+    def act_in_house(self, n: int, m: int, how: str, wait: bool) -> None:
+        match how:
+            case "write":
+                self.write_all()
+            case "wake":
+                self.wake_due(n, wait)
+            case "beat":
+                self.beat(n, wait)
+            case "queue":
+                self.define_queue(n, 1 + m % 3)
+            case "gate":
+                self.gate(n, m % 8 == 0, wait)
+            case "crash":
+                self.crash(n, m, VERDICTS[m % len(VERDICTS)], wait)
+            case "judge":
+                self.judge(n, m, VERDICTS[m % len(VERDICTS)])
+            case "stall":
+                self.stall(n, m, wait)
+            case "stop":
+                if m % 3 == 0:
+                    self.stop_engine(n)
+            case "set aside":
+                self.set_aside(n, m, wait)
+            case _:
+                self.release_quarantined(n, wait)
+
+    def act_in_step(self, n: int, m: int, how: str, wait: bool) -> None:
+        match how:
+            case "begin":
+                self.begin_step(n, m, 1 + m % 3, wait)
+            case "value":
+                self.record_value(n, wait)
+            case "progress":
+                self.report_progress(n, m % 10, wait)
+            case _:
+                self.end_try(n, m, how, wait)
+
+    def act_in_wait(self, n: int, m: int, how: str, wait: bool) -> None:
+        match how:
+            case "signal":
+                self.wait_signal(n, NAMES[m % 2], m % 3, wait)
+            case "consume":
+                self.consume(n, NAMES[m % 2], m % 3, wait)
+            case "ask":
+                self.ask(n, m % 3, (None, 1000)[m % 2], wait)
+            case "sleep":
+                self.sleep(n, wait)
+            case "start child":
+                self.start_child(n, m % 2, wait)
+            case "child":
+                self.wait_child(n, m, wait)
+            case _:
+                self.end_wait(n, m, wait)
+
+    def end_run(self, n: int, m: int, how: str, wait: bool) -> None:
+        match how:
+            case "put away":
+                self.put_away(n, (None, 0, 1000)[m % 3], wait)
+            case "await person":
+                self.await_person(n, (None, None, 0, 1000)[m % 4], wait)
+            case "mismatch":
+                self.mismatch(n, wait)
+            case _:
+                self.finish(n, JobState(how), wait)
+
+    def act_from_outside(self, n: int, m: int, how: str, wait: bool) -> None:
+        match how:
+            case "signal":
+                self.signal(n, NAMES[m % 2], (None, None, "k")[m % 3], wait)
+            case "cancel" | "fail" | "deadline":
+                self.end(n, how, m % 3 == 0, wait)
+            case "settle":
+                self.settle(n, m, wait)
+            case "retry":
+                self.retry(n, m, wait)
+            case _:
+                self.close_question(n, how, wait)
+
     def crash(self, n: int, m: int, verdict: Verdict, wait: bool) -> None:
         """An engine that has runs is heard of no more; another one recovers it."""
         owners = [e for e in self.live() if any(r.engine_id == e.id for r in self.running())]
@@ -229,26 +250,17 @@ class StoreAgainstReference(Driver):
 
     # jobs
 
-    @precondition(has_room)
-    @rule(
-        key=st.sampled_from([None, None, "a", "b"]),
-        queue=st.sampled_from(QUEUES),
-        priority=st.integers(0, 2),
-        delay=st.sampled_from([None, None, 0, 500, 1000]),
-        max_stalls=st.integers(1, 3),
-        wait=st.booleans(),
-    )
-    def submit(
-        self, key: str | None, queue: str, priority: int, delay: int | None, max_stalls: int, wait: bool
-    ) -> None:
-        ready_at = None if delay is None else self.world.clock.now_ms() + delay
+    def submit(self, n: int, m: int, wait: bool) -> None:
+        delay = (None, None, 0, 500, 1000)[n % 5]
         command = self.client.submission(
-            idempotency_key=key, queue=queue, priority=priority, ready_at=ready_at, max_stalls=max_stalls
+            idempotency_key=(None, None, "a", "b")[m % 4],
+            queue=QUEUES[n % 2],
+            priority=m % 3,
+            ready_at=None if delay is None else self.world.clock.now_ms() + delay,
+            max_stalls=1 + n % 3,
         )
         self.go(self.client, command, wait)
 
-    @precondition(has_room)
-    @rule(n=pick, queue=st.sampled_from(QUEUES), begins=st.booleans())
     def start_job(self, n: int, queue: str, begins: bool) -> None:
         """A job is submitted, claimed, and perhaps its first step begins."""
         engines = [e for e in self.live() if self.reference.t.engines[e.id].gate is GateState.OPEN]
@@ -263,8 +275,6 @@ class StoreAgainstReference(Driver):
         if begins:
             self.go(engine, engine.beginning(claim.job, KEYS[n % 3]))
 
-    @precondition(has_jobs)
-    @rule(n=pick, m=pick, slots=st.sampled_from([None, None, 0, 1, 2]), mine=st.booleans(), wait=st.booleans())
     def claim(self, n: int, m: int, slots: int | None, mine: bool, wait: bool) -> None:
         try:
             engine, job = self.an_engine(m), self.a_job(n, _S.QUEUED)
@@ -562,13 +572,6 @@ class StoreAgainstReference(Driver):
         )
         self.go(engine, command, wait)
 
-    @precondition(has_jobs)
-    @rule(
-        n=pick,
-        m=pick,
-        act=st.sampled_from(["resume", "resume", "probation", "operator", "hold", "poison", "release"]),
-        wait=st.booleans(),
-    )
     def act_on_stalled(self, n: int, m: int, act: str, wait: bool) -> None:
         try:
             engine = self.an_engine(m)
@@ -584,7 +587,7 @@ class StoreAgainstReference(Driver):
         ref = cs.ref_of(job)
         expects: dict[str, Any] = {"job": ref, "source": _S.STALLED, "source_reason": job.status_reason}
         match act:
-            case "release":
+            case "let go":
                 owner = job.held_by or EngineId(engine.id)
                 return cs.ReleaseHeld(job=ref, owner=owner, who=engine.who)
             case "operator":

@@ -181,7 +181,7 @@ class Conductor:
                 request = flow.send(value) if error is None else flow.throw(error)
                 value, error = None, None
                 try:
-                    value = self._do(request)
+                    value = self.engine.patiently(self.run, lambda request=request: self._do(request))
                 except BaseException as raised:  # boundary: thrown into the flow, which decides
                     error = raised
         except StopIteration as stop:
@@ -215,7 +215,7 @@ class Conductor:
                         case f.Enter() | f.Mismatch():
                             await self._enter_async(request)
                         case _:
-                            value = self._do(request)
+                            value = await self.engine.patiently_async(self.run, lambda request=request: self._do(request))
                 except BaseException as raised:  # boundary: thrown into the flow, which decides
                     error = raised
         except StopIteration as stop:

@@ -102,7 +102,7 @@ class Ticket:
         self.events = events
         self.jobs = {event.job_id for event in events if event.job_id is not None}
         if not self.jobs:
-            self.jobs = {getattr(row, "job_id", None) for row in wanted.rows}
+            self.jobs = {str(getattr(row, "job_id", "")) for row in wanted.rows}
         self.moves = [row.job_id for row in wanted.rows if isinstance(row, MOVES)]
         self.begins = [(row.job_id, row.step_key) for row in wanted.rows if isinstance(row, BeginStep)]
         self.updates = [(row.job_id, row.step_key) for row in wanted.rows if isinstance(row, UpdateStep)]

@@ -80,8 +80,10 @@ class Store(Protocol):
         ...
 
     def reopen(self) -> None:
-        """Drop the connection that wrote and connect anew, after an outcome that is unknown. Raises as ``open``; reads are
-        served meanwhile."""
+        """Drop the connection that wrote and connect anew, after an outcome that is unknown.
+
+        Raises as ``open``; reads are served meanwhile.
+        """
         ...
 
     def apply(self, batch: Batch) -> None:

@@ -30,6 +30,7 @@ from relight.store.sqlite.connect import (
     connect,
     translated,
 )
+from relight.store.sqlite.integrity import look_over
 from relight.store.statements import parse_statements, read_sql
 from relight.store.store import Batch, Capabilities, Probe
 
@@ -177,15 +178,13 @@ class SqliteStore:
             reads.last_seq()
 
     def check_integrity(self) -> list[str]:
-        """Return what ``quick_check`` and ``foreign_key_check`` find; empty when all is well. Reads the whole file."""
+        """Return what is wrong with the file or its schema; empty when all is well. Reads the whole file."""
         db = self._reader()
         try:
             with translated(self.path, reading=True):
-                found = [str(row[0]) for row in db.execute("PRAGMA quick_check") if row[0] != "ok"]
-                found += [f"foreign key: {row}" for row in db.execute("PRAGMA foreign_key_check")]
+                return look_over(db, load_migrations(_PACKAGE)[: self._schema])
         finally:
             db.close()
-        return found
 
     # writing
 
