@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.jobs import EVERY
 from relight import Client, Engine
-from relight.model import FINAL_STATES, Durability
+from relight.model import FINAL_STATES, Durability, JobState
 
 POLL_SECONDS = 0.02
 
@@ -50,9 +50,13 @@ def wait_for_gate(engine: Engine) -> None:
 
 
 def unfinished(engine: Engine) -> int:
-    """Count the jobs that have not ended."""
+    """Count the jobs that have not ended. Raises when one ended otherwise than it should: that would be no measurement."""
     with engine.core.store.reading() as reads:
-        return sum(n for state, n in reads.count_in_states().items() if state not in FINAL_STATES)
+        counts = reads.count_in_states()
+    ended = {state: n for state, n in counts.items() if state in FINAL_STATES}
+    if set(ended) - {JobState.COMPLETED}:
+        raise AssertionError(f"not all jobs completed: {ended}")
+    return sum(counts.values()) - sum(ended.values())
 
 
 def wait_until_done(engine: Engine) -> float:

@@ -142,10 +142,11 @@ class Actor(StrEnum):
 # Records are rows as a store returns them, by position: field order is column order (a test compares them).
 
 
-class JobRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class JobRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """One row of ``jobs``. Payloads (``inputs``, ``outputs``) are canonical JSON text.
 
-    ``claimable`` says that the job may be claimed once ``ready_at`` has passed; a sleeper is queued but not claimable.
+    ``claimable`` says that the job may be claimed: its time (``ready_at``) had come when that was decided, and a clock set back
+    later does not take it away. A sleeper is queued but not claimable.
     ``begun`` says that a run of it ever started. ``attempt`` counts first start, stalls and operator retries, not sleeps.
     """
 
@@ -211,7 +212,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     ended_at: int | None = None
 
 
-class StepRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class StepRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """One row of ``steps``: what is known under one key of one job.
 
     ``args_hashes`` maps each parameter to a short hash. ``until`` is a timer: the end of a sleep, a wait's time limit,

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from relight import Client, Engine, Queue
+from relight import Engine, Queue
 from relight.clock import SystemClock
 from relight.core.commands.engines import RenewLease
 from relight.engine import recovery
@@ -46,7 +46,7 @@ class Probes:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._wanted: dict[str, dict[str, Any]] = {}
-        self._seen: dict[str, int] = {}
+        self.seen: dict[str, int] = {}
         self._let_go: dict[str, threading.Event] = {}
 
     def want(self, name: str, action: str, at: int = 1) -> None:
@@ -59,7 +59,7 @@ class Probes:
 
     def __call__(self, name: str) -> None:
         with self._lock:
-            self._seen[name] = seen = self._seen.get(name, 0) + 1
+            self.seen[name] = seen = self.seen.get(name, 0) + 1
             wanted = self._wanted.get(name)
         if wanted is None or seen < wanted["at"]:
             return
@@ -138,31 +138,22 @@ class Orders:
     def stop(self, drain_seconds: float | None = None) -> None:
         self.engine.stop(drain_seconds=drain_seconds)
 
+    def seen(self, name: str) -> int:
+        """How often a boundary was reached."""
+        return self.probes.seen.get(name, 0)
+
     def hog(self, seconds: float) -> None:
-        """Hold the GIL for at least so long, by C calls that never give it up."""
+        """Hold the GIL for about so long, in one C call that never gives it up."""
         clock = SystemClock()
-        end = clock.mono_ms() + int(seconds * 1000)
-        exponent = (1 << 9_000) - 1
-        while clock.mono_ms() < end:
-            pow(3, exponent, (1 << 9_000) - 593)
+        some = 2_000_000
+        before = clock.mono_ms()
+        sum(range(some))
+        sum(range(int(some * seconds * 1000 / max(clock.mono_ms() - before, 1))))
 
     def limit_files(self, size: int) -> None:
         """Let this process make no file larger than this (-1: no limit)."""
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-
-    def fork(self) -> int:
-        """Fork a child that stays, and holds what it inherited, until our stdin ends."""
-        pid = os.fork()
-        if pid == 0:
-            os.close(1)
-            os.read(0, 1)
-            os._exit(0)
-        return pid
-
-    def submit_as_client(self, kind: str, n: int) -> str:
-        with Client(self.engine.settings.store) as client:
-            return client.submit(kind, {"n": n}).id
 
 
 def answer(orders: Orders, order: dict[str, Any]) -> None:

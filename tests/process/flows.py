@@ -271,6 +271,27 @@ def count_up(n: int) -> int:
 
 
 @step
+def fork_and_hold(n: int) -> int:
+    """Fork a child that lives until its stdin ends, which is the test's to say."""
+    assert witness.path is not None
+    child = os.fork()
+    if child == 0:
+        os.close(1)
+        os.read(0, 1)
+        os._exit(0)
+    with witness.path.with_name("heirs").open("a") as heirs:
+        heirs.write(f"{child}\n")
+    doors["hold"].pass_through()
+    return n
+
+
+@workflow
+def forks(n: int) -> int:
+    """Forks in a step."""
+    return fork_and_hold(n)
+
+
+@step
 async def make_big(n: int) -> str:
     witness.note("big", n)
     await doors["hold"].pass_through_async()
@@ -343,7 +364,7 @@ def retried(n: int) -> int:
 
 
 ALL = [
-    three, held_three, big, big_in_thread, three_in_thread, three_mixed, three_mixed_in_thread, side, killer, quick_killer, held_killer, stubborn, count_up, asks, listens, sleeps,
+    three, held_three, big, big_in_thread, forks, three_in_thread, three_mixed, three_mixed_in_thread, side, killer, quick_killer, held_killer, stubborn, count_up, asks, listens, sleeps,
      careful, retried,
 ]  # fmt: skip
 BY_KIND = {each.kind: each for each in ALL}

@@ -19,7 +19,7 @@ from relight.core.events import Draft
 from relight.model import Actor
 
 
-class Row(msgspec.Struct, frozen=True, array_like=True):
+class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One row for one operation of a batch."""
 
     op: ClassVar[str]
@@ -452,7 +452,7 @@ OPS: tuple[type[Row], ...] = (
 """All operations in the order in which a store applies them. The fence is checked right after ``OpenWriter``."""
 
 
-class Changes(msgspec.Struct):
+class Changes(msgspec.Struct, gc=False):
     """What one command asks for: rows, and the events that tell of them in the same transaction.
 
     ``actor`` and ``actor_id`` are who is to be named for it.
@@ -467,7 +467,7 @@ class Changes(msgspec.Struct):
         return cls([], [])
 
 
-class Who(msgspec.Struct, frozen=True):
+class Who(msgspec.Struct, frozen=True, gc=False):
     """Who acts: named in every event of a command."""
 
     actor: Actor

@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -34,6 +34,8 @@ from relight.core.retry import ONE_TRY, Retry
 from relight.errors import PayloadError, StepError, type_name
 from relight.ids import StepKey
 from relight.model import DecisionRecord, InDoubtPolicy, StepKind, StepRecord, StepState
+
+E = TypeVar("E", bound=BaseException)
 
 # Requests: what the generators ask of their driver. Each names what is sent back.
 
@@ -160,6 +162,18 @@ class ResultCodec(Protocol):
         ...
 
 
+class ErrorCodec(Protocol):
+    """What a flow needs to keep exceptions that a step declares."""
+
+    def encode_exception(self, error: BaseException, *, what: str) -> bytes:
+        """Return canonical JSON."""
+        ...
+
+    def decode_exception(self, type_: type[E], data: bytes) -> E:
+        """Return the exception."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class StepSpec:
     """A step as its author declared it. ``raises`` are exceptions that come back as themselves."""
@@ -188,8 +202,7 @@ class StepCall:
     inputs: str
     hashes: dict[str, str]
     result: ResultCodec
-    encode_error: Callable[[Exception], str]
-    decode_error: Callable[[type[Exception], str], Exception]
+    errors: ErrorCodec
 
     @property
     def args_hash(self) -> str:
@@ -260,7 +273,7 @@ def _as_raised(failure: Failure, step: StepSpec, call: StepCall) -> Exception:
         for declared in step.raises:
             if type_name(declared) == failure.type:
                 try:
-                    return call.decode_error(declared, failure.declared)
+                    return call.errors.decode_exception(declared, failure.declared.encode())
                 except PayloadError:
                     break  # its class can no longer be made from the record
     return failure.as_step_failed(call.key)
@@ -408,7 +421,7 @@ def _declared(step: StepSpec, call: StepCall, error: Exception) -> str | None:
     if not isinstance(error, step.raises):
         return None
     try:
-        return call.encode_error(error)
+        return call.errors.encode_exception(error, what=step.name).decode()
     except PayloadError:
         return None  # it comes back as StepFailed, on the first run too
 

@@ -8,12 +8,13 @@ watch (recovery, gate, policy), the supervisor (timers, claims, deliveries), and
 from __future__ import annotations
 
 import contextvars
+import functools
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -45,6 +46,7 @@ from relight.errors import (
     IdempotencyMismatch,
     Overloaded,
     RelightError,
+    StorageCorrupt,
     StorageUnavailable,
     Suspending,
 )
@@ -63,7 +65,14 @@ START_PATIENCE_SECONDS = 10.0
 """How long a start waits for a store that refuses to take the engine's row."""
 LEAVE_MS = 2000
 """How long a stop waits for async runs that outlived the drain to leave by cancellation."""
-SETTLE_AGAIN_MS = 250
+AGAIN_MS = 250
+"""How long a run waits before it asks a store again that refused."""
+def _nothing() -> None:
+    pass
+
+
+T = TypeVar("T")
+
 SETTLE_MS = 25
 """How long a run must have been quiet before it is put away for a wait that is known to be long."""
 
@@ -122,6 +131,7 @@ class Incarnation:
         self.renewed_at = self.clock.mono_ms()
         self.degraded: RelightError | None = None
         self.outages = 0
+        self._pause = threading.Condition()
         self.trouble: dict[str, str] = {}
         """What keeps failing in which service, for health; empty when all is well."""
         self._on_ended = on_ended
@@ -329,8 +339,19 @@ class Incarnation:
 
     # running jobs
 
-    def start_run(self, candidate: Candidate, run_id: str) -> None:
-        """Run a job that was claimed: its code in a thread, or on the loop."""
+    def start_runs(self, claimed: Sequence[tuple[Candidate, str]]) -> None:
+        """Run jobs that were claimed, each under its run id: their code in threads, or on the loop."""
+        runs = [self._new_run(candidate, run_id) for candidate, run_id in claimed]
+        on_loop = [run for run in runs if run.spec.is_async]
+        if on_loop:
+            self.loop.call(lambda: self._begin_all_async(on_loop))
+        for run in runs:
+            if not run.spec.is_async:
+                self.threads.start(functools.partial(contextvars.Context().run, self._run_sync, run))
+            if self.draining:
+                run.suspend("shutdown")
+
+    def _new_run(self, candidate: Candidate, run_id: str) -> Run:
         job = candidate.job
         workflow = self.registry.find(job.kind)
         assert workflow is not None
@@ -345,13 +366,32 @@ class Incarnation:
             self.runs[job.job_id] = run
         if job.deadline_at is not None:
             self.board.after(job.deadline_at - run.started_ms, lambda: run.request_end(End("deadline", None, None)))
-        if workflow.spec.is_async:
-            loop = self.loop
-            loop.call(lambda: self._begin_async(run))
-        else:
-            self.threads.start(lambda: contextvars.Context().run(self._run_sync, run))
-        if self.draining:
-            run.suspend("shutdown")
+        return run
+
+    def patiently(self, run: Run, call: Callable[[], T]) -> T:
+        """Do something for a run that needs the store, again and again while the store refuses: no job fails for that."""
+        while True:
+            try:
+                return call()
+            except StorageUnavailable as error:
+                self._leave_if_lost(run, error)
+                with self._pause:
+                    self.clock.wait(self._pause, AGAIN_MS)
+
+    async def patiently_async(self, run: Run, call: Callable[[], T]) -> T:
+        """As ``patiently``, on the loop."""
+        while True:
+            try:
+                return call()
+            except StorageUnavailable as error:
+                self._leave_if_lost(run, error)
+                pause = self.loop.future()
+                self.board.after(AGAIN_MS, functools.partial(self.loop.settle, pause, None))
+                await pause
+
+    def _leave_if_lost(self, run: Run, error: StorageUnavailable) -> None:
+        if run.lost is not None or self.closed:
+            raise Suspending(str(error)) from None
 
     def _function_and_arguments(self, run: Run) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         signature = self.registry.signature(run.spec.function)
@@ -362,11 +402,15 @@ class Incarnation:
         SCOPE.set(Scope(Conductor(run, self), run.branch))
         value, error = None, None
         try:
-            function, args, kwargs = self._function_and_arguments(run)
+            function, args, kwargs = self.patiently(run, lambda: self._function_and_arguments(run))
             value = function(*args, **kwargs)
         except BaseException as raised:  # boundary: user code, and leaving by exception
             error = raised
         self._settle(run, value, error)
+
+    def _begin_all_async(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            self._begin_async(run)
 
     def _begin_async(self, run: Run) -> None:
         context = contextvars.Context()
@@ -378,14 +422,15 @@ class Incarnation:
 
         run.cancel_tasks = lambda: self.loop.call(cancel)
         run.main = body = self.loop.spawn(lambda: self._body_async(run), context)
-        body.add_done_callback(lambda task: self._async_ended(run, task), context=contextvars.Context())
+        body.add_done_callback(lambda task: self._async_ended(run, task, context), context=contextvars.Context())
 
     async def _body_async(self, run: Run) -> Any:
-        function, args, kwargs = self._function_and_arguments(run)
+        function, args, kwargs = await self.patiently_async(run, lambda: self._function_and_arguments(run))
         return await function(*args, **kwargs)
 
-    def _async_ended(self, run: Run, task: Any) -> None:
+    def _async_ended(self, run: Run, task: Any, context: contextvars.Context) -> None:
         """A body ended: its other lines end with it, then it is recorded."""
+        context.run(SCOPE.set, None)  # a run and its tasks know each other; this frees them without the garbage collector
         left = [each for each in run.tasks if not each.done()]
         for each in left:
             each.cancel()
@@ -419,13 +464,13 @@ class Incarnation:
             return
         try:
             command = self._end_of(run, value, error)
-            self.journal.put(command, waker=lambda tickets: self._recorded(run, tickets[0]))
+            self.journal.put(command, waker=self._recorded, tag=run)
         except (StorageUnavailable, Overloaded):
             if self.closed or self.journal.fenced:
                 self._gone(run)
                 return
             # The run has ended but is not recorded: to forget it now would leave its job running, without anyone to end it.
-            self.board.after(SETTLE_AGAIN_MS, lambda: self._settle(run, value, error))
+            self.board.after(AGAIN_MS, lambda: self._settle(run, value, error))
         except RelightError as refused:
             run.lose(str(refused))
             self._gone(run)
@@ -439,12 +484,16 @@ class Incarnation:
         except Exception as broken:  # boundary: a result that nobody can encode fails its own job
             return command_for(run, self, None, broken, self.clock.now_ms(), encode)
 
-    def _recorded(self, run: Run, ticket: Ticket) -> None:
-        """A run's end is on disk; or it was refused, because what a person was waited for has come in the meantime."""
-        command = ticket.command
-        if not isinstance(command, PutJobAway) or command.state is JobState.QUEUED or ticket.error is None:
-            self._gone(run)
-            return
+    def _recorded(self, tickets: list[Ticket]) -> None:
+        """Ends of runs are on disk; or were refused, because what a person was waited for has come in the meantime."""
+        for ticket in tickets:
+            command = ticket.command
+            if isinstance(command, PutJobAway) and command.state is not JobState.QUEUED and ticket.error is not None:
+                self._put_away_again(ticket.tag)
+            else:
+                self._gone(ticket.tag)
+
+    def _put_away_again(self, run: Run) -> None:
         again = PutJobAway(
             job=run.ref, engine_id=self.engine_id, state=JobState.QUEUED, reason="decided", ready_at=self.clock.now_ms()
         )
@@ -462,6 +511,7 @@ class Incarnation:
         run.once_returned(lambda: self._forget(run))
 
     def _forget(self, run: Run) -> None:
+        run.cancel_tasks = _nothing  # it knows the run, which knows it
         with self.runs_lock:
             if self.runs.get(run.ref.job_id) is run:
                 del self.runs[run.ref.job_id]
@@ -502,7 +552,7 @@ class Incarnation:
         with self.store.reading() as reads:
             content = reads.blob(text.removeprefix(STOWED))
         if content is None:
-            raise StorageUnavailable(f"blob {text.removeprefix(STOWED)[:12]}… is missing from {self.store.place}")
+            raise StorageCorrupt(f"blob {text.removeprefix(STOWED)[:12]}… is missing from {self.store.place}")
         return content
 
     def look_job(self, job_id: str) -> JobRecord | None:

@@ -50,13 +50,23 @@ def _task_factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) ->
     return task
 
 
+def _resolve(tickets: list[Ticket]) -> None:
+    for ticket in tickets:
+        done: asyncio.Future[None] = ticket.tag
+        if done.done():
+            continue
+        if ticket.error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(ticket.error)
+
+
 class EngineLoop:
     """One loop in one daemon thread. ``alive_mono`` is told each second, for the engine's sign of life."""
 
     def __init__(self, name: str) -> None:
         self._loop = _Loop()
         self._loop.set_task_factory(_task_factory)
-        self._tickets: dict[Ticket, asyncio.Future[None]] = {}
         self._ready = threading.Event()
         self._stopped = False
         self.ident: int | None = None
@@ -101,27 +111,14 @@ class EngineLoop:
 
     # writing: one wake-up of the loop for each batch, however many tasks wait for it
 
-    async def written(self, journal: Journal, command: Command) -> None:
-        """Wait until a command is on disk. Raises the command's own error."""
-        ticket = journal.put(command, waker=self._written)
-        if not ticket.done:
-            done = self._loop.create_future()
-            self._tickets[ticket] = done
-            if ticket.done:
-                self._tickets.pop(ticket, None)
-            else:
-                await done
-        if ticket.error is not None:
-            raise ticket.error
+    def written(self, journal: Journal, command: Command) -> asyncio.Future[None]:
+        """Return what is done once a command is on disk; awaiting it raises the command's own error."""
+        done: asyncio.Future[None] = self._loop.create_future()
+        journal.put(command, waker=self._written, tag=done)
+        return done
 
     def _written(self, tickets: list[Ticket]) -> None:
-        self.call(lambda: self._resolve(tickets))
-
-    def _resolve(self, tickets: list[Ticket]) -> None:
-        for ticket in tickets:
-            done = self._tickets.pop(ticket, None)
-            if done is not None and not done.done():
-                done.set_result(None)
+        self.call(lambda: _resolve(tickets))
 
     # across threads
 

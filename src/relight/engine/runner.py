@@ -6,6 +6,7 @@ places, ``_invoke_here`` and ``_invoke_async``.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import inspect
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from relight.engine.incarnation import Incarnation
 
 T = TypeVar("T")
+NO_LIMIT: contextlib.nullcontext[None] = contextlib.nullcontext()
+"""Stands for ``asyncio.timeout(None)``, which is a tenth of the cost of a trivial step."""
 
 
 class StepTimeout(Exception):
@@ -64,7 +67,6 @@ class Conductor:
         spec: StepSpec = step.spec
         signature = step_signature(self.engine.registry, step)
         bound = signature.bind(args if step._owner is None else args[1:], kwargs)
-        codecs = self.engine.registry.codecs
         call = StepCall(
             key=explicit_key(spec.name, key) if key is not None else branch.next_key(spec.name),
             args=args,
@@ -72,8 +74,7 @@ class Conductor:
             inputs=bound.inputs.decode(),
             hashes=bound.hashes,
             result=signature.result,
-            encode_error=lambda error: codecs.encode_exception(error, what=spec.name).decode(),
-            decode_error=lambda t, text: codecs.decode_exception(t, text.encode()),
+            errors=self.engine.registry.codecs,
         )
         return f.run_step(self.history, self.ref, spec, call)
 
@@ -181,7 +182,7 @@ class Conductor:
                 request = flow.send(value) if error is None else flow.throw(error)
                 value, error = None, None
                 try:
-                    value = self.engine.patiently(self.run, lambda request=request: self._do(request))
+                    value = self.engine.patiently(self.run, functools.partial(self._do, request))
                 except BaseException as raised:  # boundary: thrown into the flow, which decides
                     error = raised
         except StopIteration as stop:
@@ -206,16 +207,18 @@ class Conductor:
                     match request:
                         case f.Persist(BeginTry() as begin, lazy):
                             await self._begin_async(begin, lazy and not self._is_suspect)
-                        case f.Persist(command, lazy):
-                            await self._persist_async(command, lazy)
                         case f.Invoke():
                             value = await self._invoke_async(request)
+                        case f.Persist(command, lazy):
+                            await self._persist_async(command, lazy)
+                        case f.Now():
+                            value = self.engine.clock.now_ms()
                         case f.Park():
                             value = await self._park_async(request)
                         case f.Enter() | f.Mismatch():
                             await self._enter_async(request)
                         case _:
-                            value = await self.engine.patiently_async(self.run, lambda request=request: self._do(request))
+                            value = await self.engine.patiently_async(self.run, functools.partial(self._do, request))
                 except BaseException as raised:  # boundary: thrown into the flow, which decides
                     error = raised
         except StopIteration as stop:
@@ -442,14 +445,14 @@ class Conductor:
         limited = step.timeout_ms is not None and not request.reconcile
         try:
             await self.engine.resources.prepare(function)
-            async with asyncio.timeout((step.timeout_ms or 0) / 1000 if limited else None) as limit:
+            async with asyncio.timeout((step.timeout_ms or 0) / 1000) if limited else NO_LIMIT as limit:
                 if request.reconcile and not inspect.iscoroutinefunction(inspect.unwrap(function)):
                     got = await self.in_thread(lambda: function(*call.args, **call.kwargs))
                 else:
                     got = function(*call.args, **call.kwargs)
                 return Returned(await got if hasattr(got, "__await__") else got)
         except TimeoutError as error:
-            return self._too_long(request) if limit.expired() else Raised(error)
+            return self._too_long(request) if limit is not None and limit.expired() else Raised(error)
         except Exception as error:  # boundary: user code
             return Raised(error)
         except (CancelRequested, Suspending, GeneratorExit):

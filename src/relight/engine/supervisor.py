@@ -253,21 +253,20 @@ class Supervisor:
             limits=candidate.limits,
         )
         try:
-            engine.journal.put(command, waker=lambda tickets: self._claimed(candidate, run_id, tickets[0]))
+            engine.journal.put(command, waker=self._claimed, tag=(candidate, run_id))
         except RelightError:
-            self._claimed_none()  # fenced, stopping, or full: the job is still queued
+            self._no_longer_claiming(1)  # fenced, stopping, or full: the job is still queued
 
-    def _claimed(self, candidate: Candidate, run_id: str, ticket: Ticket) -> None:
+    def _claimed(self, tickets: list[Ticket]) -> None:
         try:
-            if ticket.error is None:
-                self._engine.start_run(candidate, run_id)
+            self._engine.start_runs([ticket.tag for ticket in tickets if ticket.error is None])
         finally:
-            self._claimed_none()
+            self._no_longer_claiming(len(tickets))
 
-    def _claimed_none(self) -> None:
+    def _no_longer_claiming(self, count: int) -> None:
         engine = self._engine
         with engine.runs_lock:
-            engine.claiming -= 1
+            engine.claiming -= count
             last = engine.claiming == 0
         if last:
             self.nudge()

@@ -36,7 +36,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -47,6 +47,7 @@ from relight.core.changes import (
     CancelJob,
     Changes,
     CloseDecision,
+    CloseWriter,
     EndJob,
     MoveJob,
     OpenWriter,
@@ -68,53 +69,78 @@ MAX_BYTES = 4 << 20
 LINGER_MS = 20
 CAPACITY = 50_000
 """Commands that may wait; beyond it new ones get ``Overloaded``."""
-MOVES = (EndJob, PutAway, MoveJob, StallRun, CancelJob, CloseDecision, Quarantine, ReleaseHold)
+MOVES = frozenset({EndJob, PutAway, MoveJob, StallRun, CancelJob, CloseDecision, Quarantine, ReleaseHold})
 """Rows that may move their job from one state to another, or decide where the next one moves it."""
 BACKOFF_MS = (20, 50, 100, 250, 500, 1000, 2000)
 
+EVENT_BYTES = 600
+"""About what one event adds to a batch, its payload included."""
+
 GENESIS = Head(0, "0" * 64)
+_encode = msgspec.json.Encoder().encode
 
 
 class Ticket:
-    """A command on its way. ``done`` turns True once; then ``error`` is None or what became of it."""
+    """A command on its way. ``done`` turns True once; then ``error`` is None or what became of it.
 
-    __slots__ = (
-        "begins",
-        "command",
-        "done",
-        "error",
-        "events",
-        "jobs",
-        "moves",
-        "put_at",
-        "rows",
-        "size",
-        "updates",
-        "waker",
-    )
+    ``tag`` is whatever the waker wants to find again: one waker for many tickets is one call for each batch.
+    """
 
-    def __init__(self, command: Command, wanted: Changes, put_at: int, waker: Waker | None) -> None:
-        encode = msgspec.json.encode
-        rows = [(row.op, encode(row)) for row in wanted.rows]
-        events = wanted.events
+    __slots__ = ("command", "done", "error", "events", "lazy", "put_at", "rows", "size", "tag", "texts", "waker")
+
+    def __init__(
+        self, command: Command, wanted: Changes, put_at: int, waker: Waker | None, tag: Any = None, lazy: bool = False
+    ) -> None:
         self.command = command
-        self.rows = rows
-        self.events = events
-        self.jobs = {event.job_id for event in events if event.job_id is not None}
-        if not self.jobs:
-            self.jobs = {str(getattr(row, "job_id", "")) for row in wanted.rows}
-        self.moves = [row.job_id for row in wanted.rows if isinstance(row, MOVES)]
-        self.begins = [(row.job_id, row.step_key) for row in wanted.rows if isinstance(row, BeginStep)]
-        self.updates = [(row.job_id, row.step_key) for row in wanted.rows if isinstance(row, UpdateStep)]
-        self.size = sum(len(row) for _, row in rows) + sum(len(e.payload) + 400 for e in events)
+        self.rows = wanted.rows
+        self.texts = [_encode(row) for row in wanted.rows]
+        self.events = wanted.events
+        self.size = sum(map(len, self.texts)) + EVENT_BYTES * len(wanted.events)
         self.put_at = put_at
         self.waker = waker
+        self.tag = tag
+        self.lazy = lazy
         self.done = False
         self.error: BaseException | None = None
 
 
 Waker = Callable[[list[Ticket]], None]
 """Called from the journal's thread, once a batch, with all of its tickets that named this waker."""
+
+
+class _Touched:
+    """What the commands of a batch do to jobs and steps, as far as a later command has to see it on disk first."""
+
+    __slots__ = ("_moved", "_updated")
+
+    def __init__(self) -> None:
+        self._moved: set[str | None] = set()
+        self._updated: set[tuple[str, str]] = set()
+
+    def admits(self, ticket: Ticket) -> bool:
+        """Add a command, unless it has to wait for the next batch.
+
+        It waits when an earlier one moves its job, and when it begins another try of a step that an earlier one ends: a
+        store lets steps begin before others end.
+        """
+        if self._moved and not self._moved.isdisjoint(_jobs_of(ticket)):
+            return False
+        ends: list[tuple[str, str]] = []
+        for row in ticket.rows:
+            if isinstance(row, BeginStep):
+                if (row.job_id, row.step_key) in self._updated:
+                    return False
+            elif isinstance(row, UpdateStep):
+                ends.append((row.job_id, row.step_key))
+            elif type(row) in MOVES:
+                self._moved.add(row.job_id)  # type: ignore[attr-defined]  # all of them have it
+        self._updated.update(ends)
+        return True
+
+
+def _jobs_of(ticket: Ticket) -> set[str | None]:
+    jobs: set[str | None] = {event.job_id for event in ticket.events if event.job_id is not None}
+    return jobs or {getattr(row, "job_id", None) for row in ticket.rows}
 
 
 class _Open(NamedTuple):
@@ -149,7 +175,7 @@ class Journal:
         self._ids = ids
         self._capacity = capacity
         self._urgent: int = 0
-        self._queue: deque[tuple[Ticket, bool]] = deque()
+        self._queue: deque[Ticket] = deque()
         self._ready = threading.Condition()
         self._seq = 0
         self._head = GENESIS
@@ -160,6 +186,8 @@ class Journal:
         self._retry_at = 0
         self._fenced: Fenced | None = None
         self._closing = False
+        self._gave_up = False
+        self._under_way: list[Ticket] = []
         self._thread: threading.Thread | None = None
         self.batches = 0
         self.on_applied: Callable[[frozenset[str]], None] = lambda ops: None
@@ -168,15 +196,14 @@ class Journal:
 
     # putting commands in
 
-    def put(self, command: Command, *, waker: Waker | None = None, lazy: bool = False) -> Ticket:
+    def put(self, command: Command, *, waker: Waker | None = None, tag: Any = None, lazy: bool = False) -> Ticket:
         """Queue a command and return its ticket. Raises at once what is wrong with the command itself.
 
-        ``lazy`` lets it wait up to 20 ms for company. Raises ``Overloaded`` when the queue is full, ``Fenced`` when this
+        ``waker`` hears of it once it is done, and finds ``tag`` in the ticket. ``lazy`` lets it wait up to 20 ms for company. Raises ``Overloaded`` when the queue is full, ``Fenced`` when this
         writer may write no more.
         """
         now_ms = self._clock.now_ms()
-        wanted = command.changes(now_ms, self._ids)
-        ticket = Ticket(command, wanted, self._clock.mono_ms(), waker)
+        ticket = Ticket(command, command.changes(now_ms, self._ids), self._clock.mono_ms(), waker, tag, lazy)
         with self._ready:
             if self._fenced is not None:
                 raise self._fenced
@@ -186,7 +213,7 @@ class Journal:
                 raise Overloaded(
                     f"{len(self._queue)} changes wait to be written; nothing was accepted. Try again shortly"
                 )
-            self._queue.append((ticket, lazy))
+            self._queue.append(ticket)
             if not lazy:
                 self._urgent += 1
                 self._ready.notify()
@@ -226,10 +253,10 @@ class Journal:
 
     def _give_up(self, ticket: Ticket) -> None:
         with self._ready:
-            waiting = [entry for entry in self._queue if entry[0] is ticket]
-            for entry in waiting:
-                self._queue.remove(entry)
-                self._urgent -= not entry[1]
+            waiting = ticket in self._queue
+            if waiting:
+                self._queue.remove(ticket)
+                self._urgent -= not ticket.lazy
         job = getattr(ticket.command, "job_id", None)
         why = f" ({self._trouble})" if self._trouble else ""
         if waiting:
@@ -245,24 +272,20 @@ class Journal:
 
     def _take(self) -> list[Ticket]:
         with self._ready:
-            oldest_ok = self._queue and self._clock.mono_ms() - self._queue[0][0].put_at >= LINGER_MS
+            oldest_ok = self._queue and self._clock.mono_ms() - self._queue[0].put_at >= LINGER_MS
             if not self._queue or not (self._urgent or oldest_ok or self._closing):
                 return []
             taken: list[Ticket] = []
-            moved: set[str | None] = set()
-            updated: set[tuple[str, str]] = set()
+            touched = _Touched()
             size = 0
-            while self._queue and len(taken) < MAX_COMMANDS and (size < MAX_BYTES or not taken):
-                ticket, lazy = self._queue[0]
-                if moved and not moved.isdisjoint(ticket.jobs):
-                    break  # its job was moved by an earlier command of this batch: this one has to see that
-                if updated and not updated.isdisjoint(ticket.begins):
-                    break  # a store lets steps begin before others end: another try of one step is another batch
-                self._queue.popleft()
-                self._urgent -= not lazy
+            queue = self._queue
+            while queue and len(taken) < MAX_COMMANDS and (size < MAX_BYTES or not taken):
+                ticket = queue[0]
+                if not touched.admits(ticket):
+                    break
+                queue.popleft()
+                self._urgent -= not ticket.lazy
                 taken.append(ticket)
-                moved.update(ticket.moves)
-                updated.update(ticket.updates)
                 size += ticket.size
         return taken
 
@@ -276,6 +299,7 @@ class Journal:
         taken = self._take()
         if not taken:
             return False
+        self._under_way = taken
         if self._opener is not None:
             try:
                 opening = self._opener()
@@ -290,17 +314,19 @@ class Journal:
         return True
 
     def _requeue(self, tickets: list[Ticket]) -> None:
+        self._under_way = []
         with self._ready:
             for ticket in reversed(tickets):
-                self._queue.appendleft((ticket, False))
+                ticket.lazy = False
+                self._queue.appendleft(ticket)
                 self._urgent += 1
 
     def _build(self, part: list[Ticket]) -> Batch:
         rows: dict[str, list[bytes]] = {}
         drafts: list[Draft] = []
         for ticket in part:
-            for op, row in ticket.rows:
-                rows.setdefault(op, []).append(row)
+            for row, text in zip(ticket.rows, ticket.texts, strict=True):
+                rows.setdefault(row.op, []).append(text)
             drafts += ticket.events
         events, head = link(self._head, drafts, writer_id=self.engine_id, engine_id=self.engine_id)
         texts = {op: (b"[" + b",".join(some) + b"]").decode() for op, some in rows.items()}
@@ -378,16 +404,17 @@ class Journal:
             return
         self._open = None
         seq, state = reached or (0, EngineState.LIVE)
-        if state is not EngineState.LIVE:
-            self._fence(
-                Fenced("this writer was declared dead while the store did not answer"), [unknown.part, *unknown.rest]
-            )
-            return
+        rest = unknown.rest
+        left = False
         if unknown.part and seq == unknown.batch.seq:
             self._applied(unknown.batch, unknown.part)
-            self._apply(unknown.rest)
-        else:
-            self._apply([unknown.part, *unknown.rest] if unknown.part else unknown.rest)
+            left = CloseWriter.op in unknown.batch.rows
+        elif unknown.part:
+            rest = [unknown.part, *rest]
+        if state is not EngineState.LIVE and not left:
+            self._fence(Fenced("this writer was declared dead while the store did not answer"), rest)
+            return
+        self._apply(rest)
         if self._open is None and self._fenced is None:
             self._recovered()
 
@@ -402,7 +429,7 @@ class Journal:
     def _fence(self, error: Fenced, parts: list[list[Ticket]]) -> None:
         with self._ready:
             self._fenced = error
-            parts.append([ticket for ticket, _ in self._queue])
+            parts.append(list(self._queue))
             self._queue.clear()
             self._urgent = 0
             self._ready.notify_all()
@@ -449,8 +476,12 @@ class Journal:
             except (
                 Exception
             ) as error:  # boundary: fail-stop; a journal that cannot go on must not leave callers waiting
-                self._fence(Fenced(f"the journal stopped: {type(error).__name__}: {error}"), [])
+                stopped = Fenced(f"the journal stopped: {type(error).__name__}: {error}")
+                self._fence(stopped, [*self._left_open(), [t for t in self._under_way if not t.done]])
                 raise
+            if self._gave_up:
+                self._abandon()
+                return
             with self._ready:
                 if self._closing and (self._fenced is not None or (not self._queue and self._open is None)):
                     return
@@ -465,18 +496,44 @@ class Journal:
             return None
         if self._urgent or self._closing:
             return 0
-        return max(self._queue[0][0].put_at + LINGER_MS - now, 1)
+        return max(self._queue[0].put_at + LINGER_MS - now, 1)
 
     def close(self, *, timeout_seconds: float | None = 5) -> None:
-        """Write what waits, then end the thread. A store that refuses is given up after the time-out. Idempotent."""
+        """Write what waits, then end the thread. A store that refuses is given up after the time-out, and who waits is told.
+
+        Idempotent.
+        """
         with self._ready:
             self._closing = True
             self._ready.notify_all()
         if self._thread is None:
             while self.pump():
                 pass
+            self._abandon()
         elif self._thread is not threading.current_thread():
             self._thread.join(timeout_seconds)
+            with self._ready:
+                self._gave_up = True
+                self._ready.notify_all()
+
+    def _left_open(self) -> list[list[Ticket]]:
+        """Take what a batch of unknown outcome left: its own commands and those behind it."""
+        unknown, self._open = self._open, None
+        return [] if unknown is None else [unknown.part, *unknown.rest]
+
+    def _abandon(self) -> None:
+        """Tell those who wait that nothing more is tried: a closed journal must not open a store again."""
+        parts = self._left_open()
+        with self._ready:
+            parts.append(list(self._queue))
+            self._queue.clear()
+            self._urgent = 0
+        closed = StorageUnavailable(
+            f"the store did not answer ({self._trouble}) and the journal was closed; whether this was stored is not known. "
+            "Repeating it is safe"
+        )
+        for part in parts:
+            self._finish(part, closed)
 
 
 class Latch:

@@ -11,7 +11,7 @@ from relight.ids import Ids, JobId, RunId
 from relight.model import Actor
 
 
-class JobRef(msgspec.Struct, frozen=True):
+class JobRef(msgspec.Struct, frozen=True, gc=False):
     """A job as events name it: its id, its own trace, its kind, and the run that acts."""
 
     job_id: JobId
@@ -25,7 +25,7 @@ class JobRef(msgspec.Struct, frozen=True):
         return Who(Actor.AGENT, self.kind)
 
 
-class Command(msgspec.Struct, frozen=True, kw_only=True):
+class Command(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A durable change that somebody wants."""
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:

@@ -91,27 +91,48 @@ def connect(path: Path, durability: Durability, *, create: bool, writer: bool) -
     flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0) | apsw.SQLITE_OPEN_NOMUTEX
     with translated(path, reading=True):
         db = apsw.Connection(os.fspath(path), flags=flags)
-        db.set_busy_timeout(BUSY_MS)
-        # Closing the last connection must not checkpoint: a failed fsync there would reach nobody.
-        db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        mode = db.execute("PRAGMA journal_mode = WAL").get
-        if mode != "wal":
+        try:
+            db.set_busy_timeout(BUSY_MS)
+            # Closing the last connection must not checkpoint: a failed fsync there would reach nobody.
+            db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            if db.execute("PRAGMA journal_mode").get != "wal":
+                refuse_foreign(db, path)  # before it is switched to WAL, which writes to it
+            if writer and db.readonly("main"):
+                raise StorageUnavailable(
+                    f"{path} cannot be opened for writing. Check that folder and file are writable", path=str(path)
+                )
+            _set_pragmas(db, path, durability, writer=writer)
+        except BaseException:
             db.close()
-            raise ConfigError(f"{path}: SQLite refused WAL mode (it is {mode!r}); use a local disk", path=str(path))
-        for pragma in (
-            f"synchronous = {'FULL' if durability == 'power' else 'NORMAL'}",
-            "foreign_keys = ON",
-            "wal_autocheckpoint = 0",
-            "temp_store = MEMORY",
-            "trusted_schema = OFF",
-            f"query_only = {'OFF' if writer else 'ON'}",
-        ):
-            db.execute(f"PRAGMA {pragma}")
-        wanted = (2 if durability == "power" else 1, 1, 0)
-        got = tuple(db.execute(f"PRAGMA {name}").get for name in ("synchronous", "foreign_keys", "wal_autocheckpoint"))
-        if got != wanted:
-            raise ConfigError(f"{path}: pragmas read back as {got}, wanted {wanted}", path=str(path))
+            raise
     return db
+
+
+def refuse_foreign(db: apsw.Connection, path: Path) -> bool:
+    """Raise ``ConfigError`` when a file has tables that are not a store's; tell whether it has any."""
+    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    if tables and "migrations" not in tables:
+        raise ConfigError(f"{path} is a SQLite database of something else; name another file", path=str(path))
+    return bool(tables)
+
+
+def _set_pragmas(db: apsw.Connection, path: Path, durability: Durability, *, writer: bool) -> None:
+    mode = db.execute("PRAGMA journal_mode = WAL").get
+    if mode != "wal":
+        raise ConfigError(f"{path}: SQLite refused WAL mode (it is {mode!r}); use a local disk", path=str(path))
+    for pragma in (
+        f"synchronous = {'FULL' if durability == 'power' else 'NORMAL'}",
+        "foreign_keys = ON",
+        "wal_autocheckpoint = 0",
+        "temp_store = MEMORY",
+        "trusted_schema = OFF",
+        f"query_only = {'OFF' if writer else 'ON'}",
+    ):
+        db.execute(f"PRAGMA {pragma}")
+    wanted = (2 if durability == "power" else 1, 1, 0)
+    got = tuple(db.execute(f"PRAGMA {name}").get for name in ("synchronous", "foreign_keys", "wal_autocheckpoint"))
+    if got != wanted:
+        raise ConfigError(f"{path}: pragmas read back as {got}, wanted {wanted}", path=str(path))
 
 
 def add_views(db: apsw.Connection, *, writer: bool) -> None:

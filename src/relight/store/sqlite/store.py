@@ -28,6 +28,7 @@ from relight.store.sqlite.connect import (
     check_place,
     checkpoint_when_long,
     connect,
+    refuse_foreign,
     translated,
 )
 from relight.store.sqlite.integrity import look_over
@@ -122,12 +123,8 @@ class SqliteStore:
 
     def _missing(self, db: apsw.Connection) -> list[Migration]:
         with translated(self.path, reading=True):
-            tables = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-            if tables and "migrations" not in tables:
-                raise ConfigError(
-                    f"{self.path} is a SQLite database of something else; name another file", path=str(self.path)
-                )
-            rows = list(db.execute("SELECT number, name, checksum FROM migrations ORDER BY number")) if tables else []
+            made = refuse_foreign(db, self.path)
+            rows = list(db.execute("SELECT number, name, checksum FROM migrations ORDER BY number")) if made else []
         return pending(load_migrations(_PACKAGE), rows, self.place)
 
     def _migrate(self, db: apsw.Connection, missing: list[Migration]) -> None:
@@ -211,7 +208,14 @@ class SqliteStore:
     def _connection(self) -> apsw.Connection:
         if self._writer is None:
             raise StorageUnavailable(f"{self.place} is not open", path=str(self.path))
+        self._refuse_after_fork()
         return self._writer
+
+    def _refuse_after_fork(self) -> None:
+        if self._pid != os.getpid():
+            raise StorageUnavailable(
+                f"{self.place} was opened before a fork; open it anew in the child", path=str(self.path)
+            )
 
     def put_blob(self, blob_hash: str, content: str, now_ms: int) -> None:
         """Keep a value; see ``Store.put_blob``. Uses a connection of its own, so that the journal does not wait."""
@@ -243,10 +247,7 @@ class SqliteStore:
         """Lend a read connection; see ``Store.reading``."""
         if self._writer is None:
             raise StorageUnavailable(f"{self.place} is not open", path=str(self.path))
-        if self._pid != os.getpid():
-            raise StorageUnavailable(
-                f"{self.place} was opened before a fork; open it anew in the child", path=str(self.path)
-            )
+        self._refuse_after_fork()
         with self._lock:
             db = self._idle.pop() if self._idle else None
         if db is None:

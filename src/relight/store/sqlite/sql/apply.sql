@@ -58,7 +58,7 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
                   run_id = r.run_id, updated_at = r.at
     FROM (SELECT value->>0 AS job_id, value->>1 AS run_id, value->>2 AS engine_id, value->>3 AS attempt, value->>4 AS at
             FROM json_each(NEW.start_runs)) AS r
-   WHERE jobs.job_id = r.job_id AND +jobs.state = 'queued' AND +jobs.claimable = 1 AND +jobs.ready_at <= r.at
+   WHERE jobs.job_id = r.job_id AND +jobs.state = 'queued' AND +jobs.claimable = 1
      AND jobs.attempt = r.attempt
      AND (SELECT gate FROM engines WHERE engine_id = r.engine_id) = 'open'
      AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = r.job_id AND q.released_at IS NULL);

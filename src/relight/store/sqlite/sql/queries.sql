@@ -67,10 +67,11 @@ WITH RECURSIVE q (queue) AS (
 SELECT '[' || coalesce(group_concat(json_quote(queue), ','), '') || ']' FROM q WHERE queue IS NOT NULL;
 
 -- name: claimable
--- jobs_claimable in its own order; kinds that this engine does not know are passed over.
+-- jobs_claimable in its own order; kinds that this engine does not know are passed over. What is claimable is due: that was
+-- decided when it became so, and no clock that is set back later takes it away again.
 SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
   SELECT row FROM job_json AS j
-   WHERE claimable = 1 AND queue = :queue AND ready_at <= :now
+   WHERE claimable = 1 AND queue = :queue
      AND kind IN (SELECT value FROM json_each(:kinds))
      AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = j.job_id AND q.released_at IS NULL)
    ORDER BY priority DESC, ready_at, job_id LIMIT :limit);
@@ -79,7 +80,7 @@ SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
 -- As claimable, ids only: used to find the one row that cannot be read.
 SELECT '[' || coalesce(group_concat(json_quote(job_id), ','), '') || ']' FROM (
   SELECT job_id FROM jobs AS j
-   WHERE claimable = 1 AND queue = :queue AND ready_at <= :now
+   WHERE claimable = 1 AND queue = :queue
      AND kind IN (SELECT value FROM json_each(:kinds))
      AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = j.job_id AND q.released_at IS NULL)
    ORDER BY priority DESC, ready_at, job_id LIMIT :limit);

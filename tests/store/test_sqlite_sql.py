@@ -1,0 +1,404 @@
+"""The SQL as text: positions are those of the structs, names are those of the methods, plans use the indexes."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import msgspec
+import pytest
+
+from relight import model
+from relight.conformance.world import World
+from relight.core import why_facts
+from relight.core.chain import EventRow
+from relight.core.changes import OPS, PutAway, Row
+from relight.store import audits, reads
+from relight.store.sqlite import SqliteStore
+from relight.store.statements import parse_statements, read_sql
+
+PACKAGE = "relight.store.sqlite"
+APPLY = read_sql(PACKAGE, "sql", "apply.sql")
+VIEWS = read_sql(PACKAGE, "sql", "schema.sql")
+QUERIES = parse_statements(read_sql(PACKAGE, "sql", "queries.sql"))
+SCHEMA = read_sql(PACKAGE, "migrations", "0001_kernel.sql")
+KERNEL = re.sub(r"--[^\n]*", "", APPLY)
+
+ROWS: list[type[msgspec.Struct]] = [*OPS, EventRow]
+
+
+def op_of(row: type[msgspec.Struct]) -> str:
+    return row.op if issubclass(row, Row) else "events"
+
+
+def statements() -> list[str]:
+    """Return the statements of the batch's trigger, in order."""
+    body = KERNEL.partition("INSTEAD OF INSERT ON batch BEGIN")[2].rpartition("END;")[0]
+    return [statement.strip() for statement in body.split(";") if statement.strip()]
+
+
+def using(op: str) -> list[str]:
+    """Return the statements that read an operation's rows."""
+    return [s for s in statements() if re.search(rf"NEW\.{op}\b", s) and "json_array_length" not in s]
+
+
+# rows
+
+
+def test_there_is_a_column_for_each_operation_and_no_other() -> None:
+    view = KERNEL.partition("CREATE TEMP VIEW batch AS SELECT")[2].partition(";")[0]
+    columns = re.findall(r"NULL AS (\w+)", view)
+    fixed = ["writer_id", "batch_seq", "head_seq", "head_hash", "schema_number"]
+    assert sorted(columns) == sorted([*fixed, *(op_of(row) for row in ROWS)])
+
+
+def test_operations_are_applied_in_the_order_of_OPS() -> None:  # noqa: N802
+    first: dict[str, int] = {}
+    for i, statement in enumerate(statements()):
+        for op in re.findall(r"json_each\(NEW\.(\w+)\)", statement) + re.findall(r"NEW\.(wake_due)\b", statement):
+            first.setdefault(op, i)
+    found = sorted(first, key=lambda op: first[op])
+    assert found == [op_of(row) for row in ROWS]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=op_of)
+def test_every_field_of_a_row_is_read_and_nothing_beyond(row: type[msgspec.Struct]) -> None:
+    read = {int(n) for statement in using(op_of(row)) for n in re.findall(r"value->>(\d+)", own(statement, op_of(row)))}
+    assert read == set(range(len(row.__struct_fields__)))
+
+
+def own(statement: str, op: str) -> str:
+    """Return the part of a statement that reads an operation's rows: one reads the rows of two."""
+    if op in ("end_jobs", "move_jobs") and "UNION ALL" in statement:
+        first, second = statement.split("UNION ALL")
+        return first.rpartition("FROM (SELECT")[0] + first if op == "end_jobs" else second
+    return statement
+
+
+def pairs(statement: str) -> list[tuple[int, str]]:
+    """Return (position, column) as an INSERT's lists or a FROM's aliases have them."""
+    inserted = re.match(r"INSERT INTO \w+ \(([^)]*)\)\s*SELECT (.*?)\s*FROM json_each", statement, re.DOTALL)
+    if inserted:
+        columns = [column.strip() for column in inserted[1].split(",")]
+        values = split_list(inserted[2])
+        assert len(columns) == len(values), statement
+        found = []
+        for column, value in zip(columns, values, strict=True):
+            position = re.search(r"value->>(\d+)", value)
+            if position:
+                found.append((int(position[1]), column))
+        return found
+    aliased = re.findall(r"(?:max\()?value->>(\d+)\)? AS (\w+)", statement)
+    return [(int(n), name) for n, name in aliased]
+
+
+def split_list(text: str) -> list[str]:
+    """Split a list at its outer commas."""
+    parts, depth, start = [], 0, 0
+    for i, char in enumerate(text):
+        depth += (char == "(") - (char == ")")
+        if char == "," and depth == 0:
+            parts.append(text[start:i].strip())
+            start = i + 1
+    return [*parts, text[start:].strip()]
+
+
+OTHER_NAMES = {
+    ("open_writers", "started_at"): "at",
+    ("new_jobs", "created_at"): "at",
+    ("new_jobs", "updated_at"): "at",
+    ("start_runs", "started_at"): "at",
+    ("begin_steps", "begun_at"): "at",
+    ("new_signals", "sent_at"): "at",
+    ("new_quarantines", "quarantined_at"): "at",
+    ("put_kinds", "registered_at"): "at",
+    ("put_queues", "updated_at"): "at",
+    ("open_writers", "beat_at"): "at",
+}
+"""Columns that are called otherwise than the field they come from."""
+
+
+@pytest.mark.parametrize("row", ROWS, ids=op_of)
+def test_each_position_is_written_under_its_field_s_name(row: type[msgspec.Struct]) -> None:
+    op = op_of(row)
+    seen = 0
+    for statement in using(op):
+        if "UNION ALL" in statement and op in ("end_jobs", "move_jobs"):
+            continue
+        for position, name in pairs(statement):
+            field = OTHER_NAMES.get((op, name), name)
+            assert row.__struct_fields__[position] == field, f"{op}: value->>{position} is called {name}"
+            seen += 1
+    assert seen or op in ("queue_limits", "wake_due"), "nothing was compared"
+
+
+def test_the_parents_of_jobs_that_end_are_found_by_the_right_positions() -> None:
+    [statement] = [s for s in using("end_jobs") if "UNION ALL" in s]
+    first, second = statement.split("UNION ALL")
+    by_op = {row.op: row.__struct_fields__ for row in OPS}
+    assert "value->>0 AS job_id, value->>7 AS at" in first
+    assert (by_op["end_jobs"][0], by_op["end_jobs"][7]) == ("job_id", "at")
+    assert "value->>0, value->>9" in second and "value->>3 IN" in second
+    assert (by_op["move_jobs"][0], by_op["move_jobs"][9], by_op["move_jobs"][3]) == ("job_id", "at", "target")
+
+
+def test_a_queue_s_limit_is_read_by_position() -> None:
+    from relight.core.changes import QueueLimit
+
+    assert QueueLimit.__struct_fields__ == ("queue", "engine_id", "slots")
+    [statement] = using("queue_limits")
+    assert "value->>2 < (SELECT count(*)" in statement
+    assert "jobs.queue = value->>0" in statement
+    assert "= value->>1" in statement
+
+
+def test_every_operation_with_a_precondition_has_its_count_checked() -> None:
+    unchecked = {"name_heads", "set_progress", "wake_jobs", "wake_due", "beats", "new_recoveries", "put_kinds", "put_queues"}
+    checked = set(re.findall(r"RAISE\(ABORT, 'refused:(\w+)'\)", KERNEL))
+    assert checked == {row.op for row in OPS} - unchecked
+    for op in checked - {"queue_limits"}:
+        assert f"'refused:{op}') WHERE changes() <> coalesce(json_array_length(NEW.{op}), 0)" in KERNEL
+
+
+def test_the_fence_comes_before_every_write_but_the_writer_s_own_row() -> None:
+    found = statements()
+    fence = next(i for i, statement in enumerate(found) if "'fenced'" in statement)
+    for statement in found[:fence]:
+        assert "NEW.open_writers" in statement or "UPDATE engines SET batch_seq" in statement
+    assert "state = 'live' AND batch_seq = NEW.batch_seq - 1" in found[fence - 1]
+
+
+# records
+
+
+RECORDS: dict[str, type[msgspec.Struct]] = {
+    "job_json": model.JobRecord,
+    "job_head_json": model.JobRecord,
+    "run_json": model.RunRecord,
+    "step_json": model.StepRecord,
+    "engine_json": model.EngineRecord,
+    "signal_json": model.SignalRecord,
+    "decision_json": model.DecisionRecord,
+    "quarantine_json": model.QuarantineRecord,
+    "recovery_json": model.RecoveryRecord,
+    "queue_json": model.QueueRecord,
+    "event_json": model.EventRecord,
+}
+
+
+def test_there_is_a_record_for_each_view() -> None:
+    assert sorted(re.findall(r"CREATE TEMP VIEW (\w+)", VIEWS)) == sorted(RECORDS)
+
+
+@pytest.mark.parametrize("view", list(RECORDS))
+def test_a_view_s_columns_are_its_record_s_fields(view: str) -> None:
+    listed = re.search(rf"CREATE TEMP VIEW {view} AS SELECT \w+\.\*, json_array\((.*?)\) AS row", VIEWS, re.DOTALL)
+    assert listed is not None
+    columns = [column.strip().rpartition(".")[2] for column in listed[1].split(",")]
+    fields = list(RECORDS[view].__struct_fields__)
+    if view == "job_head_json":
+        fields = [None if name in ("inputs", "outputs") else name for name in fields]  # type: ignore[misc]
+        columns = [None if column == "NULL" else column for column in columns]  # type: ignore[misc]
+    assert columns == fields
+
+
+def test_every_column_of_a_table_is_in_its_record_or_left_out_on_purpose() -> None:
+    left_out = {
+        "engines": {"named_seq"},
+        "signals": {"idempotency_key"},
+        "beats": set(),
+        "jobs": set(),
+        "runs": set(),
+        "steps": set(),
+        "decisions": set(),
+        "quarantine": set(),
+        "recoveries": set(),
+        "queues": set(),
+        "events": set(),
+    }
+    records = {
+        "engines": model.EngineRecord,
+        "beats": model.EngineRecord,
+        "jobs": model.JobRecord,
+        "runs": model.RunRecord,
+        "steps": model.StepRecord,
+        "signals": model.SignalRecord,
+        "decisions": model.DecisionRecord,
+        "quarantine": model.QuarantineRecord,
+        "recoveries": model.RecoveryRecord,
+        "queues": model.QueueRecord,
+        "events": model.EventRecord,
+    }
+    for table, record in records.items():
+        body = re.search(rf"CREATE TABLE {table} \((.*?)\n\) STRICT", SCHEMA, re.DOTALL)
+        assert body is not None
+        columns = set(re.findall(r"^  (\w+) +(?:TEXT|INTEGER|ANY)", body[1], re.MULTILINE))
+        assert columns - set(record.__struct_fields__) == left_out[table], table
+
+
+# named queries
+
+
+def names_used(*sources: object) -> set[str]:
+    """Return the names of queries that methods fetch."""
+    text = "\n".join(inspect.getsource(source) for source in sources)  # type: ignore[arg-type]
+    return {name for name in re.findall(r'"([a-z][a-z_]*)"', text) if name in QUERIES}
+
+
+def test_every_query_has_a_method_and_every_method_a_query() -> None:
+    used = names_used(reads.Reads, audits.Audits)
+    assert used == set(QUERIES), set(QUERIES) ^ used
+    asked = re.findall(
+        r'(?:_get|_first|_each|_events|fetch)\(\s*(?:[\w\[\], |.]+?,\s*)?"(\w+)"',
+        inspect.getsource(reads.Reads) + inspect.getsource(audits.Audits),
+    )
+    assert set(asked) <= set(QUERIES), set(asked) - set(QUERIES)
+
+
+def test_every_query_says_something_about_its_plan() -> None:
+    text = read_sql(PACKAGE, "sql", "queries.sql")
+    for name in QUERIES:
+        assert re.search(rf"^-- name: {name}\n-- [A-Z].*$", text, re.MULTILINE), name
+
+
+@pytest.fixture(scope="module")
+def db(tmp_path_factory: pytest.TempPathFactory) -> Iterator[apsw.Connection]:
+    """A read connection on a store with some of everything, and statistics nobody gathered."""
+    path = tmp_path_factory.mktemp("plans") / "relight.db"
+    with World(lambda: SqliteStore(path, durability="process")) as world:
+        engine = world.open_engine()
+        for _ in range(20):
+            engine.finish(engine.run_new())
+            engine.run_new()
+            engine.submit()
+        assert isinstance(world.store, SqliteStore)
+        connection = world.store._reader()
+        yield connection
+        connection.close()
+
+
+def parameters(sql: str) -> dict[str, object]:
+    """Return some value for each parameter."""
+    lists = {"kinds", "job_ids", "parent_ids", "keys", "waits", "types", "tags"}
+    return {name: "[]" if name in lists else 1 for name in re.findall(r":(\w+)", sql)}
+
+
+def plan(db: apsw.Connection, sql: str) -> list[str]:
+    return [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", parameters(sql))]
+
+
+@pytest.mark.parametrize("name", list(QUERIES))
+def test_every_query_gives_one_row_of_one_text(db: apsw.Connection, name: str) -> None:
+    rows = list(db.execute(QUERIES[name], parameters(QUERIES[name])))
+    assert len(rows) <= 1
+    for row in rows:
+        assert len(row) == 1 and isinstance(row[0], str)
+        msgspec.json.decode(row[0])
+
+
+PLANS = {
+    "claimable": ["jobs_claimable (queue=?)"],
+    "claimable_ids": ["jobs_claimable (queue=?)"],
+    "claimable_queues": ["jobs_claimable"],
+    "ahead_in_line": ["jobs_claimable (queue=?)"],
+    "queue_load": ["jobs_running_in (queue=?)"],
+    "slot_holders": ["jobs_running_in (queue=?)"],
+    "next_due": ["jobs_due", "jobs_deadline"],
+    "due_questions": ["jobs_due (ready_at<?)"],
+    "past_deadline": ["jobs_deadline (deadline_at<?)"],
+    "stalled": ["jobs_by_state (state=? AND job_id>?)"],
+    "running_of": ["runs_running (engine_id=? AND run_id>?)"],
+    "count_running_of_dead": ["runs_running (engine_id=?)"],
+    "count_running_of": ["runs_running (engine_id=?)"],
+    "engines_to_judge": ["engines_live", "runs_running"],
+    "unnamed_heads": ["engines_unnamed"],
+    "job_by_key": ["jobs_key (kind=? AND idempotency_key=?)"],
+    "jobs_by_keys": ["jobs_key (kind=? AND idempotency_key=?)"],
+    "jobs_page": ["(job_id<?)"],
+    "jobs_page_of_kind": ["jobs_by_kind (kind=? AND job_id<?)"],
+    "jobs_page_in_state": ["jobs_by_state (state=? AND job_id<?)"],
+    "count_in_states": ["jobs_by_state"],
+    "orphans": ["jobs_by_parent (parent_job_id=?)"],
+    "runs": ["runs_by_job (job_id=?)"],
+    "signals": ["signals_by_job (job_id=?)"],
+    "first_unread": ["signals_by_job (job_id=? AND name=?)"],
+    "decisions": ["decisions_by_job (job_id=?)"],
+    "events_of_job": ["events_by_job (job_id=? AND seq>?)"],
+    "events_of_writer": ["events_by_writer (writer_id=? AND writer_seq>?)"],
+    "events": ["INTEGER PRIMARY KEY (rowid>?)"],
+    "attention": ["sqlite_autoindex_jobs_1 (job_id=?)"],
+}
+"""By query: what its plan must search."""
+
+SORTS = {"claimable", "claimable_ids", "past_deadline", "due_questions", "stalled", "running_of", "events", "events_of_job"}
+"""Queries that must come out of their index in order: a sort would read everything there is."""
+
+
+@pytest.mark.parametrize("name", list(PLANS))
+def test_a_query_searches_its_index(db: apsw.Connection, name: str) -> None:
+    found = plan(db, QUERIES[name])
+    for wanted in PLANS[name]:
+        assert any(wanted in line for line in found), f"{name}: {wanted} is not in\n" + "\n".join(found)
+    scans = [line for line in found if re.match(r"SCAN (jobs|runs|steps|events|j|r|c|e)\b", line) and "INDEX" not in line]
+    assert scans == [], "\n".join(found)
+
+
+@pytest.mark.parametrize("name", sorted(SORTS))
+def test_a_query_comes_out_of_its_index_in_order(db: apsw.Connection, name: str) -> None:
+    assert not [line for line in plan(db, QUERIES[name]) if "TEMP B-TREE FOR ORDER BY" in line]
+
+
+def test_a_batch_looks_its_rows_up_and_walks_no_table(tmp_path: Path) -> None:
+    """A batch's cost must not grow with what is stored: every statement starts at its own rows, or at a partial index."""
+    with World(lambda: SqliteStore(tmp_path / "relight.db", durability="process")) as world:
+        world.client().submit()
+        assert isinstance(world.store, SqliteStore)
+        writer = world.store._writer
+        assert writer is not None
+        names = re.findall(r"NULL AS (\w+)", KERNEL.partition("INSTEAD OF")[0])
+        insert = f"INSERT INTO batch ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+        lines = [row[3] for row in writer.execute(f"EXPLAIN QUERY PLAN {insert}", [None] * len(names))]
+    scans = [line for line in lines if line.startswith("SCAN") and not re.match(r"SCAN (json_each|NEW|CONSTANT|p\b|r\b|e\b|k\b)", line)]
+    allowed = {"SCAN jobs USING INDEX jobs_running_in"}
+    assert [line for line in scans if not any(line.startswith(a) for a in allowed) and "VIRTUAL TABLE" not in line] == []
+
+
+def test_facts_for_why_are_read_in_the_order_of_their_struct() -> None:
+    fields = why_facts.JobFacts.__struct_fields__
+    assert fields[0] == "job" or fields[0].startswith("job")
+    arrays = re.findall(r"FROM (\w+)", QUERIES["job_facts"])
+    order = [name for name in ("run_json", "decisions", "signals", "quarantine_json", "events", "engine_json") if name in arrays]
+    assert [arrays.index(name) for name in order] == sorted(arrays.index(name) for name in order)
+
+
+def test_putting_away_recasts_no_field() -> None:
+    assert PutAway.__struct_fields__ == ("job_id", "run_id", "state", "status_reason", "ready_at", "at")
+
+
+def test_the_sum_of_the_migrations_is_the_schema(tmp_path: Path) -> None:
+    with World(lambda: SqliteStore(tmp_path / "relight.db", durability="process")):
+        db = apsw.Connection(os.fspath(tmp_path / "relight.db"))
+        made = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type IN ('table', 'index', 'trigger')")}
+        strict = {name for name, is_strict in db.execute("SELECT name, strict FROM pragma_table_list WHERE type = 'table'") if is_strict}
+        db.close()
+    declared = set(re.findall(r"CREATE (?:TABLE|INDEX|UNIQUE INDEX|TRIGGER) (\w+)", SCHEMA))
+    assert declared <= made
+    tables = set(re.findall(r"CREATE TABLE (\w+)", SCHEMA))
+    assert tables <= strict
+
+
+@pytest.mark.parametrize("text", ["-- name: a\nSELECT 1;\n-- name: a\nSELECT 2;"])
+def test_two_statements_of_one_name_are_refused(text: str) -> None:
+    from relight.errors import ConfigError
+
+    with pytest.raises(ConfigError):
+        parse_statements(text)
+
+
+def test_statements_are_found_by_name_without_their_comments() -> None:
+    found = parse_statements("-- a file\n-- name: one\n-- why\nSELECT 1;\n\n-- name: two\nSELECT\n  2;\n")
+    assert found == {"one": "SELECT 1", "two": "SELECT\n  2"}
