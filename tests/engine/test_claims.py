@@ -6,13 +6,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-
-from relight import Client, Engine, Queue
-from relight.model import JobState
 from tests.process import flows
 from tests.process.children import Place, payload
 from tests.process.fixtures import in_process, place  # noqa: F401 - fixtures
 from tests.process.probes import Probe
+
+from relight import Client, Engine, Queue
+from relight.model import JobState
 
 # ruff: noqa: F811 - fixtures are imported by name
 Start = Callable[..., Engine]
@@ -147,7 +147,9 @@ class TestOrder:
     ) -> None:
         with Client(str(place.store), workflows=flows.ALL) as client:
             job = client.submit(flows.count_up, 1, delay_seconds=0.05)
-            place.eventually(lambda: datetime.now(UTC).timestamp() * 1000 > (place.job(job.id).ready_at or 0), "its time")
+            place.eventually(
+                lambda: datetime.now(UTC).timestamp() * 1000 > (place.job(job.id).ready_at or 0), "its time"
+            )
             assert job.state() is JobState.QUEUED
         assert in_process().job(job.id, type=int).result(timeout_seconds=60) == 3
 

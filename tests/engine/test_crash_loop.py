@@ -6,13 +6,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.process import flows
+from tests.process.children import Place, payload
+from tests.process.fixtures import place  # noqa: F401 - a fixture
 
 from relight import Client
 from relight.errors import JobPoisoned
 from relight.model import JobRecord, JobState, RunState
-from tests.process import flows
-from tests.process.children import Place, payload
-from tests.process.fixtures import place  # noqa: F401 - a fixture
 
 # ruff: noqa: F811 - fixtures are imported by name
 
@@ -93,7 +93,10 @@ def test_bystanders_complete(known: Place) -> None:
     for _ in range(8):
         child = known.child(doors_open=["side"] if known.job(killer).state is JobState.POISONED else [])
         child("start")
-        if known.eventually(lambda c=child: c.process.poll() or known.job(killer).state is JobState.POISONED, "a turn") is True:  # type: ignore[misc]
+        if (
+            known.eventually(lambda c=child: c.process.poll() or known.job(killer).state is JobState.POISONED, "a turn")
+            is True
+        ):  # type: ignore[misc]
             break
     child("open", door="side")
     assert known.job(killer).state is JobState.POISONED
@@ -142,7 +145,8 @@ def test_a_crash_without_a_step_in_flight_does_not_count(known: Place) -> None:
     for _ in range(3):
         child = known.engine(suspend_after_seconds=600)
         known.eventually(
-            lambda: known.job(job_id).state is JobState.RUNNING and known.events("wait_started", job_id=job_id), "it waits"
+            lambda: known.job(job_id).state is JobState.RUNNING and known.events("wait_started", job_id=job_id),
+            "it waits",
         )
         child.kill()
     child = known.engine()
@@ -199,5 +203,3 @@ def test_a_poisoned_job_can_be_retried_by_an_operator(known: Place) -> None:
     job = until(known, job_id, JobState.COMPLETED)
     assert (job.attempt, job.stalls) == (2, 0)
     known.assert_sound()
-
-

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from tests.process import flows
+from tests.process.children import Place, payload
+from tests.process.fixtures import in_process, place, wreck  # noqa: F401 - fixtures
+from tests.process.probes import Probe
 
 from relight import Client, Engine
 from relight.errors import StorageUnavailable
 from relight.model import JobState
 from relight.store.store import OutcomeUnknown
-from tests.process import flows
-from tests.process.children import Place, payload
-from tests.process.fixtures import in_process, place, wreck  # noqa: F401 - fixtures
-from tests.process.probes import Probe
 
 # ruff: noqa: F811 - fixtures are imported by name
 Start = Callable[..., Engine]
@@ -193,13 +193,13 @@ def test_an_engine_does_not_start_on_a_disk_that_is_full_and_does_when_it_is_not
     small_disk.free()
     engine = in_process()
     assert engine.submit(flows.count_up, 1).result(timeout_seconds=60) == 3
-    place.eventually(lambda: [row.state for row in place.engines()].count("live") == 1, "nothing of the failed start lives")
+    place.eventually(
+        lambda: [row.state for row in place.engines()].count("live") == 1, "nothing of the failed start lives"
+    )
     place.assert_sound()
 
 
-def test_claims_wait_for_the_disk_and_are_made_then(
-    small_disk: SmallDisk, in_process: Start, place: Place
-) -> None:
+def test_claims_wait_for_the_disk_and_are_made_then(small_disk: SmallDisk, in_process: Start, place: Place) -> None:
     engine = in_process(lease_seconds=0.5, slots=2)
     jobs = engine.submit_many([flows.three.bind(n) for n in range(6)])
     flows.doors["hold"].wait_until_inside(2)

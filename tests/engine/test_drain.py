@@ -6,14 +6,14 @@ import threading
 from collections.abc import Callable
 
 import pytest
-
-from relight import Client, Engine
-from relight.errors import StorageUnavailable
-from relight.model import EngineState, JobState, RunState, StepState
 from tests.process import flows
 from tests.process.children import Place, payload
 from tests.process.fixtures import in_process, place  # noqa: F401 - fixtures
 from tests.process.probes import Probe
+
+from relight import Client, Engine
+from relight.errors import StorageUnavailable
+from relight.model import EngineState, JobState, RunState, StepState
 
 # ruff: noqa: F811 - fixtures are imported by name
 Start = Callable[..., Engine]
@@ -99,9 +99,7 @@ class TestInTime:
         Engine(str(place.store)).stop()
         assert engine.start().health()["gate"] in ("closed", "open")
 
-    def test_a_store_that_refuses_does_not_keep_an_engine_from_stopping(
-        self, in_process: Start, place: Place
-    ) -> None:
+    def test_a_store_that_refuses_does_not_keep_an_engine_from_stopping(self, in_process: Start, place: Place) -> None:
         probe = Probe()
         engine = in_process(probe=probe)
         job = engine.submit(flows.three, 0)
@@ -162,7 +160,7 @@ class TestTooLate:
         engine.stop(drain_seconds=0.1)
         engine = in_process(lease_seconds=0.5)
         place.eventually(lambda: engine.health()["ok"], "the gate opens")
-        if "three" != kind:
+        if kind != "three":
             assert place.job(job.id).state is JobState.RUNNING and not place.events("workflow_recovery")
         flows.doors["hold"].open()
         assert engine.job(job.id, type=int).result(timeout_seconds=60) == 3

@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from tests.process import flows
+from tests.process.children import Place, payload
+from tests.process.fixtures import in_process, place, wreck  # noqa: F401 - fixtures
+from tests.process.probes import Probe
 
 from relight import AsyncEngine, Client, Engine
 from relight.core.commands.jobs import ClaimJob, fresh_run
@@ -17,10 +21,6 @@ from relight.engine import recovery
 from relight.errors import Conflict, GateClosed, RecoveryFailed, RecoveryPending, StorageUnavailable
 from relight.ids import RandomIds
 from relight.model import GateState, JobState
-from tests.process import flows
-from tests.process.children import Place, crashed, payload
-from tests.process.fixtures import in_process, place, wreck  # noqa: F401 - fixtures
-from tests.process.probes import Probe
 
 # ruff: noqa: F811 - fixtures are imported by name
 T = TypeVar("T")
@@ -165,7 +165,9 @@ class TestSteeringBeforeTheGate:
             child("submit", kind=kind, numbers=[1])[0] for kind in ("three", "three", "listens", "asks", "held_three")
         ]
         child("inside", door="hold", count=3)
-        place.eventually(lambda: place.events("job_awaiting_user", "wait_started", job_id=ids[3]), "the question is asked")
+        place.eventually(
+            lambda: place.events("job_awaiting_user", "wait_started", job_id=ids[3]), "the question is asked"
+        )
         place.eventually(lambda: place.events("wait_started", job_id=ids[2]), "the message is waited for")
         child.kill()
         return dict(zip(("cancel", "fail", "signal", "answer", "resume"), ids, strict=True))

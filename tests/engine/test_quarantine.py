@@ -6,15 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.process import flows
+from tests.process.children import Place, payload
+from tests.process.fixtures import in_process, place, wreck  # noqa: F401 - fixtures
 
 from relight import Client, Engine
 from relight.engine.operator import release_job
 from relight.errors import StorageError
 from relight.ids import JobId
 from relight.model import JobState, QuarantineRecord, RunState
-from tests.process import flows
-from tests.process.children import Place, payload
-from tests.process.fixtures import in_process, place, wreck  # noqa: F401 - fixtures
 
 # ruff: noqa: F811 - fixtures are imported by name
 JOBS = 8

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-from relight import Engine
-from relight.engine import recovery
-from relight.model import EngineState, JobState
 from tests.process import flows
 from tests.process.children import Child, Place, payload
 from tests.process.fixtures import in_process, place, wreck  # noqa: F401 - fixtures
 from tests.process.probes import Probe
+
+from relight import Engine
+from relight.engine import recovery
+from relight.model import EngineState, JobState
 
 # ruff: noqa: F811 - fixtures are imported by name
 Start = Callable[..., Engine]

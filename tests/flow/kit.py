@@ -36,7 +36,9 @@ def eventually(look: Callable[[], T], what: str = "", *, seconds: float = PATIEN
         if seen:
             return seen
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds:g} s: {what or getattr(look, '__name__', look)}; last seen: {seen!r}")
+            raise AssertionError(
+                f"not within {seconds:g} s: {what or getattr(look, '__name__', look)}; last seen: {seen!r}"
+            )
         pause.wait(0.003)
 
 
@@ -84,7 +86,9 @@ class Probe:
     def wait_held(self, name: str) -> None:
         """Wait until somebody is held at a name."""
         with self._changed:
-            assert self._changed.wait_for(lambda: name in self._held and self._waiting[name] > 0, PATIENCE_SECONDS), name
+            assert self._changed.wait_for(lambda: name in self._held and self._waiting[name] > 0, PATIENCE_SECONDS), (
+                name
+            )
 
 
 class Rig:
@@ -104,7 +108,12 @@ class Rig:
 
     def engine(self, *workflows: Any, **options: Any) -> Engine:
         """Return an engine that is not started yet, with a probe."""
-        options = {"durability": "process", "suspend_after_seconds": 0, "lease_seconds": 3, "drain_seconds": 5} | options
+        options = {
+            "durability": "process",
+            "suspend_after_seconds": 0,
+            "lease_seconds": 3,
+            "drain_seconds": 5,
+        } | options
         engine = Engine(self.path, workflows=workflows, **options)
         engine.probe = self.probes[engine] = Probe()
         return engine
@@ -236,14 +245,18 @@ class Rig:
             return eventually(look)
         except AssertionError:
             row = self.row(job)
-            raise AssertionError(f"never {state} {reason or ''}: {row.state} {row.status_reason} {row.error or ''}") from None
+            raise AssertionError(
+                f"never {state} {reason or ''}: {row.state} {row.status_reason} {row.error or ''}"
+            ) from None
 
     def until_put_away(self, job: Job[Any]) -> JobRecord:
         """Wait until a job waits without a run."""
 
         def look() -> JobRecord | None:
             row = self.row(job)
-            away = row.state == JobState.AWAITING_USER or (row.state == JobState.QUEUED and row.begun and not row.claimable)
+            away = row.state == JobState.AWAITING_USER or (
+                row.state == JobState.QUEUED and row.begun and not row.claimable
+            )
             return row if away else None
 
         return eventually(look, "put away")
@@ -261,7 +274,9 @@ class Rig:
         """Wait until a run in memory has been told that its job is to end."""
         inside = engine._engine
         assert inside is not None
-        eventually(lambda: any(run.ref.job_id == job.id and run.end is not None for run in inside.all_runs()), "asked to end")
+        eventually(
+            lambda: any(run.ref.job_id == job.id and run.end is not None for run in inside.all_runs()), "asked to end"
+        )
 
     def question(self, job: Job[Any]) -> DecisionRecord:
         """Wait until a job has an open question, and return it."""

@@ -120,7 +120,9 @@ def test_ask_waits_for_a_person_who_says_done_with_a_value(rig: Rig, mail: Mail,
     assert mail.sent == [1]
     causes = {cause.code for cause in asked.why().causes}
     assert "in_doubt" in causes or "waiting_decision" in causes
-    engine.core.settle(asked.id, rig.question(asked).step_key.partition("?")[0], verdict="done", value='"by hand"', by="ada")
+    engine.core.settle(
+        asked.id, rig.question(asked).step_key.partition("?")[0], verdict="done", value='"by hand"', by="ada"
+    )
     assert asked.result(timeout_seconds=10) == "by hand"
     assert mail.sent == [1]
     [told] = rig.events(asked, "step_reconciled")
@@ -261,7 +263,9 @@ def unstorable() -> Any:
     return Done(object())
 
 
-@pytest.mark.parametrize("find", [raising, silent, unstorable], ids=["raises", "says nothing", "gives what cannot be stored"])
+@pytest.mark.parametrize(
+    "find", [raising, silent, unstorable], ids=["raises", "says nothing", "gives what cannot be stored"]
+)
 def test_reconcile_that_does_not_say_asks_a_person(rig: Rig, mail: Mail, find: Callable[[], Any]) -> None:
     _, asked = cut(rig, mail, job_of(mail, in_doubt=find))
     rig.until(asked, JobState.AWAITING_USER)

@@ -37,7 +37,10 @@ class Weird(Exception):
 def facts(error: StepFailed) -> dict[str, Any]:
     return {
         "text": str(error),
-        **{name: getattr(error, name) for name in ("step_key", "error_type", "error_code", "message", "tries", "details")},
+        **{
+            name: getattr(error, name)
+            for name in ("step_key", "error_type", "error_code", "message", "tries", "details")
+        },
         "cause": error.__cause__,
         "context": error.__context__,
         "is": (error.is_a(ValueError), error.is_a(LookupError), error.is_a(Exception), error.is_a(KeyError)),

@@ -80,7 +80,7 @@ def test_a_finished_step_called_with_other_arguments_stops_the_job_and_old_code_
     _, job = begun(rig, v1)
     engine, again = replayed(rig, v2, job)
     told = stopped(rig, again, "arguments")
-    assert '"reserve#0"' in told and "argument \\\"n\\\" differs" in told
+    assert '"reserve#0"' in told and 'argument \\"n\\" differs' in told
     assert CALLS == ["reserve 1", "charge 1"]
     again.resume(by="ada")
     stopped(rig, again, "arguments")
@@ -405,7 +405,9 @@ def test_two_different_functions_under_one_name_are_refused(rig: Rig) -> None:
         return [fetch_invoice(7), fetch_customer(7)]
 
     failed = rig.start(job).submit(job)
-    with pytest.raises(JobFailed, match=r'two different steps are called "fetch" \(test_mismatch.py:\d+, test_mismatch.py:\d+\)'):
+    with pytest.raises(
+        JobFailed, match=r'two different steps are called "fetch" \(test_mismatch.py:\d+, test_mismatch.py:\d+\)'
+    ):
         failed.result(timeout_seconds=10)
     assert set(rig.steps(failed)) == {"fetch#0"}
 

@@ -47,7 +47,9 @@ def child() -> int:
         ("parallel", lambda: parallel(plain, [1]), "parallel.aio"),
     ],
 )
-def test_a_sync_name_on_the_loop_is_refused_and_the_async_one_named(rig: Rig, name: str, call: Any, instead: str) -> None:
+def test_a_sync_name_on_the_loop_is_refused_and_the_async_one_named(
+    rig: Rig, name: str, call: Any, instead: str
+) -> None:
     @workflow
     async def job() -> str:
         try:

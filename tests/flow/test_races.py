@@ -129,7 +129,9 @@ WAKES = [
     pytest.param(signalled, lambda job: job.signal("go", 7), 7, "signal_sent", id="signal"),
     pytest.param(asignalled, lambda job: job.signal("go", 7), 7, "signal_sent", id="signal, async"),
     pytest.param(asking, lambda job: job.answer("approve", by="ada"), "approve", "decision_given", id="decision"),
-    pytest.param(aasking, lambda job: job.answer("approve", by="ada"), "approve", "decision_given", id="decision, async"),
+    pytest.param(
+        aasking, lambda job: job.answer("approve", by="ada"), "approve", "decision_given", id="decision, async"
+    ),
 ]
 
 

@@ -279,7 +279,9 @@ def test_a_secret_is_stored_as_a_reference_and_looked_up_where_it_is_used(
     done = engine.submit(job, Secret("env:SHOP_KEY"))
     assert done.result(timeout_seconds=10) == "sk-"
     rig.stop(engine)
-    assert b"sk-very-secret" not in b"".join(path.read_bytes() for path in rig.folder.glob("jobs.db*") if path.is_file())
+    assert b"sk-very-secret" not in b"".join(
+        path.read_bytes() for path in rig.folder.glob("jobs.db*") if path.is_file()
+    )
     assert rig.row(done).inputs == '{"key":{"$secret":"env:SHOP_KEY"}}'
 
 

@@ -17,13 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.process import flows
+
 from relight import Engine, Queue
 from relight.clock import SystemClock
 from relight.core.commands.engines import RenewLease
 from relight.engine import recovery
 from relight.engine.incarnation import Incarnation
 from relight.errors import RelightError
-from tests.process import flows
 
 
 class ShiftedClock(SystemClock):
@@ -120,7 +121,9 @@ class Orders:
     def inside(self, door: str, count: int) -> int:
         """Wait until so many steps wait at a door, and until all that they wrote is on disk."""
         flows.doors[door].wait_until_inside(count)
-        self.incarnation.journal.execute(RenewLease(engine_id=self.incarnation.engine_id, lease_ms=self.engine.settings.lease_ms))
+        self.incarnation.journal.execute(
+            RenewLease(engine_id=self.incarnation.engine_id, lease_ms=self.engine.settings.lease_ms)
+        )
         return flows.doors[door].inside
 
     def open(self, door: str) -> None:

@@ -17,13 +17,13 @@ from typing import Any
 
 import apsw
 import msgspec
+from tests.process.flows import Witness
 
 from relight import errors
 from relight.model import EngineRecord, EventRecord, JobRecord, JobState, RecoveryRecord
 from relight.recorder.verify import verify_store
 from relight.store.reads import EventFilter, JobFilter, Reads
 from relight.store.sqlite import SqliteStore
-from tests.process.flows import Witness
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = float(os.environ.get("RELIGHT_TEST_PATIENCE", "60"))
@@ -66,11 +66,11 @@ class Child:
             self._over = True
             self._changed.notify_all()
 
-    def order(self, name: str, **args: Any) -> int:
+    def order(self, do: str, /, **args: Any) -> int:
         """Send an order without waiting for its answer; returns its number."""
         assert self.process.stdin is not None
         number = next(self._numbers)
-        self.process.stdin.write(json.dumps({"no": number, "do": name, **args}) + "\n")
+        self.process.stdin.write(json.dumps({"no": number, "do": do, **args}) + "\n")
         self.process.stdin.flush()
         return number
 
@@ -88,8 +88,8 @@ class Child:
             raise AssertionError(said["text"])
         raise kind(said["text"], **said["fields"])
 
-    def __call__(self, name: str, **args: Any) -> Any:
-        return self.answer(self.order(name, **args))
+    def __call__(self, do: str, /, **args: Any) -> Any:
+        return self.answer(self.order(do, **args))
 
     def answered(self, number: int) -> bool:
         """Tell whether an order has been answered."""

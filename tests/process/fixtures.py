@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from relight import Engine
 from tests.process import flows
 from tests.process.children import Place, crashed
+
+from relight import Engine
 
 
 @pytest.fixture

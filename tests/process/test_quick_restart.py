@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-
-from relight.model import Actor, EngineState, EventRecord, JobState, RunState
 from tests.process.children import Place, crashed, payload
 from tests.process.fixtures import place  # noqa: F401 - a fixture
+
+from relight.model import Actor, EngineState, EventRecord, JobState, RunState
 
 FIELDS = {
     "workflow_run_id", "job_id", "from_state", "to_state", "reason", "last_heartbeat_ts", "threshold_secs",
@@ -100,7 +100,12 @@ def test_the_rows_after_a_recovery_say_what_the_events_say(place: Place) -> None
     assert (row.state, row.verdict) == (EngineState.DEAD, "dead") and row.evidence is not None
     with place.reading() as reads:
         first, second = reads.runs(job_id)
-    assert (first.state, first.reason, first.engine_id, first.attempt) == (RunState.STALLED, "stalled:dead", dead.engine_id, 1)
+    assert (first.state, first.reason, first.engine_id, first.attempt) == (
+        RunState.STALLED,
+        "stalled:dead",
+        dead.engine_id,
+        1,
+    )
     assert (second.state, second.engine_id, second.attempt) == (RunState.COMPLETED, me, 2)
     kinds = [event.type for event in place.events(job_id=job_id)]
     assert kinds[kinds.index("workflow_recovery") :][:3] == ["workflow_recovery", "job_resumed", "run_started"]

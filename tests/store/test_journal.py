@@ -279,7 +279,9 @@ def test_a_batch_of_unknown_outcome_is_written_exactly_once(tmp_path: Path, cut:
     bench.world.close()
 
 
-@pytest.mark.parametrize("cuts", [(before, before, after), (after, well), (before, after), (after, after, before, well)])
+@pytest.mark.parametrize(
+    "cuts", [(before, before, after), (after, well), (before, after), (after, after, before, well)]
+)
 def test_however_often_it_is_cut_it_is_written_exactly_once(bench: Bench, cuts: tuple[object, ...]) -> None:
     bench.store.answers.extend(cuts)  # type: ignore[arg-type]
     commands = bench.submits(3)
@@ -494,9 +496,7 @@ def test_closing_while_the_store_refuses_leaves_nobody_waiting(bench: Bench) -> 
 
 
 def threaded(bench: Bench) -> Journal:
-    journal = Journal(
-        bench.store, bench.client.id, bench.client.opening, clock=SystemClock(), ids=bench.world.ids
-    )
+    journal = Journal(bench.store, bench.client.id, bench.client.opening, clock=SystemClock(), ids=bench.world.ids)
     bench.journal = bench.client.journal = journal
     journal.start()
     return journal
@@ -568,9 +568,7 @@ def test_a_journal_that_cannot_go_on_leaves_nobody_waiting(tmp_path: Path) -> No
 
     bench.store.answers.append(broken)
     fenced: list[bool] = []
-    journal = Journal(
-        bench.store, bench.client.id, bench.client.opening, clock=SystemClock(), ids=bench.world.ids
-    )
+    journal = Journal(bench.store, bench.client.id, bench.client.opening, clock=SystemClock(), ids=bench.world.ids)
     journal.on_fenced = lambda: fenced.append(True)
     journal.put(bench.client.submission(), lazy=True)
     journal.start()

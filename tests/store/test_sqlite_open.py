@@ -394,7 +394,9 @@ store.close()
 
 def test_many_processes_may_make_the_same_store_at_once(path: Path) -> None:
     makers = [
-        subprocess.Popen([sys.executable, "-c", MAKE, str(path)], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", MAKE, str(path)], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         for _ in range(6)
     ]
     for maker in makers:
@@ -404,7 +406,9 @@ def test_many_processes_may_make_the_same_store_at_once(path: Path) -> None:
     said = [maker.communicate()[1] for maker in makers]
     assert [maker.returncode for maker in makers] == [0] * 6, said
     db = apsw.Connection(os.fspath(path))
-    assert list(db.execute("SELECT number FROM migrations")) == [(m.number,) for m in load_migrations("relight.store.sqlite")]
+    assert list(db.execute("SELECT number FROM migrations")) == [
+        (m.number,) for m in load_migrations("relight.store.sqlite")
+    ]
     db.close()
 
 

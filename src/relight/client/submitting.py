@@ -19,6 +19,7 @@ from relight.core.flow import INLINE_CHARS, STOWED
 from relight.core.keys import check_name
 from relight.errors import (
     Conflict,
+    Fenced,
     IdempotencyMismatch,
     InvalidArgument,
     RecoveryPending,
@@ -99,6 +100,19 @@ class Submitting(Session):
         return [self._submitted(c, errors.get(c.job_id), owners) for c in commands]
 
     def _apply_all(self, commands: Sequence[SubmitJob]) -> list[BaseException | None]:
+        """Apply submits. What an engine refused because it was fenced in this moment is put through its successor."""
+        through = self.journal
+        errors = self._apply_through_journal(commands)
+        again = [command for command, error in zip(commands, errors, strict=True) if isinstance(error, Fenced)]
+        if not again:
+            return errors
+        self.before_submit()
+        if self.journal is through:
+            return errors
+        later = dict(zip((c.job_id for c in again), self._apply_through_journal(again), strict=True))
+        return [later.get(c.job_id, error) for c, error in zip(commands, errors, strict=True)]
+
+    def _apply_through_journal(self, commands: Sequence[SubmitJob]) -> list[BaseException | None]:
         if len(commands) == 1:
             try:
                 self.journal.execute(commands[0], patience_seconds=self.patience_seconds)

@@ -98,7 +98,7 @@ def test_a_batch_number_out_of_its_order_is_refused(store_factory: StoreFactory,
         assert_refused(world, client, client.batch_of(command, skip=skip))
         assert world.find(command.job_id) is None
         client.store.apply(client.batch_of(command))
-        assert world.job(command.job_id)
+        assert world.job(command.job_id).state == "queued"
 
 
 def test_a_batch_is_applied_once(store_factory: StoreFactory) -> None:

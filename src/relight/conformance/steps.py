@@ -151,7 +151,7 @@ def test_a_step_in_doubt_is_settled_only_while_its_job_does_not_run(store_factor
         engine.settle(run, "a#0", "done", "1")
         engine.settle(run, "b#0", "not_done")
         engine.settle(run, "c#0", "fail")
-        found = {step.step_key: (step.state, step.outcome, step.ended_at) for step in world.snapshot(run).steps}
+        found = {str(step.step_key): (step.state, step.outcome, step.ended_at) for step in world.snapshot(run).steps}
         now = world.clock.now_ms()
         assert found["a#0"] == (StepState.COMPLETED, "1", now)
         assert found["b#0"] == (StepState.BACKOFF, None, None)

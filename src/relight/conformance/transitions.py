@@ -323,7 +323,7 @@ def _refusal(attempt: Attempt, scene: Scene) -> BaseException | None:
 
 def _moves(before: Snapshot, after: Snapshot) -> list[str]:
     """Return which of the new events move the job, by the fold that ``verify`` goes by."""
-    state = before.job and before.job.state
+    state = None if before.job is None else before.job.state
     moved = []
     for event in after.events[len(before.events) :]:
         then = ev.fold(state, event.type, ev.parse(event.type, event.payload))
@@ -385,7 +385,7 @@ def test_every_legal_move_is_made_by_some_command_or_named_as_missing(store_fact
     with World(store_factory) as world:
         for source, build in SCENES.values():
             scene = build(world)
-            for target, attempt in ((target, each) for target in ATTEMPTS for each in ATTEMPTS[target]):
+            for target, attempt in ((wanted, each) for wanted in ATTEMPTS for each in ATTEMPTS[wanted]):
                 refused = _refusal(attempt, scene)
                 if refused is None and scene.state is target is not source:
                     made |= {(source, target, by) for by in attempt.by if is_legal(source, target, by)}

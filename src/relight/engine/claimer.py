@@ -127,4 +127,3 @@ def _fit(found: Sequence[JobRecord], room: Room, sync_kinds: frozenset[str]) -> 
         slots -= 1
         chosen.append(job)
     return chosen
-

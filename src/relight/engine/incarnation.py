@@ -24,14 +24,14 @@ from relight.clock import Clock
 from relight.core import events as ev
 from relight.core.changes import OpenWriter
 from relight.core.commands import Command
-from relight.core.commands.engines import CloseWriterNow, OpenWriterNow, QuarantineRow, RegisterKinds, RenewLease, Tell
-from relight.core.commands.jobs import PutJobAway, SubmitJob, fresh_run
+from relight.core.commands.engines import CloseWriterNow, OpenWriterNow, QuarantineRow, RegisterKinds, Tell
+from relight.core.commands.jobs import PutJobAway, fresh_run
 from relight.core.commands.steering import system
-from relight.core.flow import STOWED
 from relight.core.history import History
 from relight.engine.board import Board
 from relight.engine.claimer import Candidate
 from relight.engine.gate import Gate
+from relight.engine.lease import Lease
 from relight.engine.lockfile import LockFile, lock_path, remove, state_dir_for
 from relight.engine.outcome import command_for
 from relight.engine.pool import Pool
@@ -39,19 +39,18 @@ from relight.engine.procfs import Host, this_host
 from relight.engine.resources import Resources
 from relight.engine.run import End, Run
 from relight.engine.runner import Conductor
+from relight.engine.shelf import Shelf
 from relight.errors import (
     CancelRequested,
     Conflict,
     Fenced,
-    IdempotencyMismatch,
     Overloaded,
     RelightError,
-    StorageCorrupt,
     StorageUnavailable,
     Suspending,
 )
-from relight.ids import EngineId, Ids, JobId, short
-from relight.model import DecisionRecord, GateState, JobRecord, JobState, QueueRecord, Role
+from relight.ids import EngineId, Ids, JobId
+from relight.model import GateState, JobState, QueueRecord, Role
 from relight.settings import Settings
 from relight.store.journal import Journal, Ticket
 from relight.store.reads import EventFilter, Unreadable
@@ -67,6 +66,8 @@ LEAVE_MS = 2000
 """How long a stop waits for async runs that outlived the drain to leave by cancellation."""
 AGAIN_MS = 250
 """How long a run waits before it asks a store again that refused."""
+
+
 def _nothing() -> None:
     pass
 
@@ -87,7 +88,7 @@ class Ports:
     reached: Callable[[str], None]
 
 
-class Incarnation:
+class Incarnation(Lease, Shelf):
     """See the module. Made by the facade; ``open`` writes its row with the gate closed."""
 
     def __init__(
@@ -218,60 +219,6 @@ class Incarnation:
 
                     self._loop = EngineLoop(self.engine_id[-6:])
         return self._loop
-
-    # signs of life
-
-    def beat(self) -> None:
-        """Show that this process lives, and renew the lease. Called each sixth of a lease."""
-        if self.lock is not None:
-            self.lock.journal_alive(self.clock.mono_ms())
-            if self._loop is not None:
-                self._loop.call(self._loop_is_alive)
-            self.lock.beat(self.clock.now_ms())
-        self._renew()
-
-    def _loop_is_alive(self) -> None:
-        if self.lock is not None:
-            self.lock.loop_alive(self.clock.mono_ms())
-
-    def _renew(self) -> None:
-        asked = self.clock.mono_ms()
-
-        def renewed(tickets: list[Ticket]) -> None:
-            if tickets[0].error is None:
-                self.renewed_at = max(self.renewed_at, asked)
-
-        try:
-            self.journal.put(RenewLease(engine_id=self.engine_id, lease_ms=self.settings.lease_ms), waker=renewed)
-        except RelightError:
-            return  # fenced, closing or full: whoever looks after this incarnation is told otherwise
-
-    def _lease_is_over(self) -> bool:
-        return self.clock.mono_ms() - self.renewed_at > self.settings.lease_ms - self.settings.lease_ms // 6
-
-    def may_begin_step(self) -> None:
-        """Return when a step may begin: a lease that may have run out (a suspend, a stop) is renewed first."""
-        self.reached("before_step")
-        if self._lease_is_over():
-            asked = self.clock.mono_ms()
-            try:
-                self.journal.execute(RenewLease(engine_id=self.engine_id, lease_ms=self.settings.lease_ms))
-            except (Fenced, StorageUnavailable) as error:
-                raise Suspending(str(error)) from None
-            self.renewed_at = max(self.renewed_at, asked)
-
-    async def may_begin_step_async(self) -> None:
-        """As ``may_begin_step``, on the loop."""
-        self.reached("before_step")
-        if self._lease_is_over():
-            asked = self.clock.mono_ms()
-            try:
-                await self.loop.written(
-                    self.journal, RenewLease(engine_id=self.engine_id, lease_ms=self.settings.lease_ms)
-                )
-            except (Fenced, StorageUnavailable) as error:
-                raise Suspending(str(error)) from None
-            self.renewed_at = max(self.renewed_at, asked)
 
     # what happens to the journal
 
@@ -430,7 +377,9 @@ class Incarnation:
 
     def _async_ended(self, run: Run, task: Any, context: contextvars.Context) -> None:
         """A body ended: its other lines end with it, then it is recorded."""
-        context.run(SCOPE.set, None)  # a run and its tasks know each other; this frees them without the garbage collector
+        context.run(
+            SCOPE.set, None
+        )  # a run and its tasks know each other; this frees them without the garbage collector
         left = [each for each in run.tasks if not each.done()]
         for each in left:
             each.cancel()
@@ -530,72 +479,6 @@ class Incarnation:
             run.suspend("waiting")
         elif wants is None:
             self.board.after(self.settle_ms, lambda: self.maybe_put_away(run))
-
-    # what runs ask for
-
-    def replaced(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a test's fake for a step's function, or the function."""
-        return self._replace.get(function, function)
-
-    def stow(self, text: str) -> str:
-        """Keep a large text by its content, durable before what refers to it; return the reference."""
-        import hashlib
-
-        name = hashlib.sha256(text.encode()).hexdigest()
-        self.store.put_blob(name, text, self.clock.now_ms())
-        return STOWED + name
-
-    def unstow(self, text: str) -> str:
-        """Bring a stowed text back."""
-        if not text.startswith(STOWED):
-            return text
-        with self.store.reading() as reads:
-            content = reads.blob(text.removeprefix(STOWED))
-        if content is None:
-            raise StorageCorrupt(f"blob {text.removeprefix(STOWED)[:12]}… is missing from {self.store.place}")
-        return content
-
-    def look_job(self, job_id: str) -> JobRecord | None:
-        """Return a job with its payloads in full."""
-        with self.store.reading() as reads:
-            job = reads.job(job_id)
-        if job is None or job.outputs is None or not job.outputs.startswith(STOWED):
-            return job
-        return msgspec.structs.replace(job, outputs=self.unstow(job.outputs))
-
-    def open_decisions(self, job_id: str) -> Sequence[DecisionRecord]:
-        """Return a job's open questions."""
-        with self.store.reading() as reads:
-            return [row for row in reads.decisions(job_id) if row.state == "open"]
-
-    def owners_of(self, children: Sequence[SubmitJob]) -> dict[tuple[str, str], JobId]:
-        """Return which jobs own these submits' idempotency keys. Raises ``IdempotencyMismatch``."""
-        by_kind: dict[str, dict[str, SubmitJob]] = {}
-        for child in children:
-            if child.idempotency_key is not None:
-                by_kind.setdefault(child.kind, {})[child.idempotency_key] = child
-        owners: dict[tuple[str, str], JobId] = {}
-        for kind, keyed in by_kind.items():
-            with self.store.reading() as reads:
-                jobs = reads.jobs_by_keys(kind, list(keyed))
-            for job in jobs:
-                key = job.idempotency_key or ""
-                if job.inputs_hash != keyed[key].inputs_hash:
-                    raise IdempotencyMismatch(
-                        f'key "{key}" belongs to {kind} {short(job.job_id)} ({job.state}) with other arguments. '
-                        "Use another key, or fork that job",
-                        job_id=job.job_id,
-                    )
-                owners[(kind, key)] = job.job_id
-        return owners
-
-    def decode_result(self, kind: str, text: str | None) -> Any:
-        """Decode a job's outputs as its workflow's result, or as plain JSON when the workflow is not known here."""
-        data = self.unstow(text or "null")
-        workflow = self.registry.find(kind)
-        if workflow is None:
-            return msgspec.json.decode(data)
-        return self.registry.signature(workflow.spec.function).result.decode(data.encode())
 
     # leaving
 

@@ -60,7 +60,9 @@ def command_for(run: Run, engine: Ended, value: Any, error: BaseException | None
     if run.end is not None:
         return _ended_as_asked(run, engine, run.end, now_ms)
     if isinstance(error, Suspending):
-        cancelled = Failure(type="asyncio.CancelledError", message="the body raised CancelledError, and nobody had cancelled it")
+        cancelled = Failure(
+            type="asyncio.CancelledError", message="the body raised CancelledError, and nobody had cancelled it"
+        )
         return _failed(run, engine, cancelled, now_ms)
     return _failed(run, engine, failure_of(error), now_ms)
 

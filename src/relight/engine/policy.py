@@ -40,7 +40,9 @@ def act_on_stalled(store: Store, journal: Journal, me: EngineId, *, set_aside: S
         if not seen:
             return acted
         after = max(seen)
-        released = [ReleaseHeld(job=ref_of(job), owner=job.held_by, who=system(me)) for job in page if job.held_by in dead]
+        released = [
+            ReleaseHeld(job=ref_of(job), owner=job.held_by, who=system(me)) for job in page if job.held_by in dead
+        ]
         acted += _apply(journal, released)
         free = [msgspec.structs.replace(job, held_by=None) if job.held_by in dead else job for job in page]
         acted += _apply(journal, [command for job in free if (command := _decide(store, job, me)) is not None])

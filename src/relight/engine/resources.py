@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from relight.engine.loop import EngineLoop
 
 
-
 class Resources:
     """See the module. ``given`` replaces resources, for tests. ``loop`` makes the engine's loop when it is first needed."""
 

@@ -28,12 +28,13 @@ from relight.core.commands.steering import decide_end, system
 from relight.core.commands.steps import AbandonStep, BeginTry, NoteOverdue, ReportProgress
 from relight.core.flow import Flow, Raised, Returned, StepCall, StepSpec
 from relight.core.keys import Branch, explicit_key
+from relight.engine.arms import Arms
 from relight.engine.board import LEAVE, Waiter
 from relight.engine.run import Run
 from relight.errors import CancelRequested, Conflict, Fenced, StorageUnavailable, Suspending
 from relight.ids import StepKey, derived_uuid7
 from relight.model import Actor, CurrentJob, CurrentStep
-from relight.store.journal import Latch, Ticket
+from relight.store.journal import Ticket
 
 if TYPE_CHECKING:
     from relight.engine.incarnation import Incarnation
@@ -457,7 +458,9 @@ class Conductor:
             return Raised(error)
         except (CancelRequested, Suspending, GeneratorExit):
             raise
-        except BaseException as error:  # boundary: user code may call sys.exit(), or let a CancelledError of its own out
+        except (
+            BaseException
+        ) as error:  # boundary: user code may call sys.exit(), or let a CancelledError of its own out
             if isinstance(error, asyncio.CancelledError) and me.cancelling() > asked_before:
                 raise
             return Raised(RuntimeError(f"{type(error).__name__}: {error}"))
@@ -566,68 +569,7 @@ class Conductor:
 
     def run_arms(self, arms: Sequence[Callable[[], Any]], limit: int) -> list[Any]:
         """Run callables in threads, the caller's among them: so that parents in all threads cannot deadlock."""
-        return _Arms(self, arms).run(limit)
-
-
-class _Arms:
-    """The arms of one sync ``parallel``: taken in order by whoever is free."""
-
-    def __init__(self, conductor: Conductor, arms: Sequence[Callable[[], Any]]) -> None:
-        self._conductor = conductor
-        self._arms = arms
-        self._next = 0
-        self._lock = threading.Lock()
-        self._outcomes: list[Any] = [None] * len(arms)
-        self._left: BaseException | None = None
-
-    def _take(self) -> int | None:
-        with self._lock:
-            if self._left is not None or self._next >= len(self._arms):
-                return None
-            self._next += 1
-            return self._next - 1
-
-    def _work(self) -> None:
-        while (index := self._take()) is not None:
-            try:
-                self._outcomes[index] = self._arms[index]()
-            except BaseException as error:  # boundary: leaving by exception ends all arms, and is raised to the caller
-                with self._lock:
-                    self._left = self._left or error
-
-    def run(self, limit: int) -> list[Any]:
-        run, engine = self._conductor.run, self._conductor.engine
-        latches: list[Latch] = []
-        for _ in range(min(limit, len(self._arms)) - 1):
-            latch = Latch()
-            with run.lock:
-                run.busy += 1
-            context = contextvars.copy_context()
-            if not engine.arms.try_start(functools.partial(context.run, self._helper, latch)):
-                with run.lock:
-                    run.busy -= 1
-                break
-            latches.append(latch)
-        self._work()
-        with run.lock:
-            run.busy -= 1
-        engine.maybe_put_away(run)
-        for latch in latches:
-            latch.wait(None)
-        with run.lock:
-            run.busy += 1
-        if self._left is not None:
-            raise self._left
-        return self._outcomes
-
-    def _helper(self, done: Latch) -> None:
-        try:
-            self._work()
-        finally:
-            with self._conductor.run.lock:
-                self._conductor.run.busy -= 1
-            self._conductor.engine.maybe_put_away(self._conductor.run)
-            done.skip()
+        return Arms(self, arms).run(limit)
 
 
 def _cancelled(why: str) -> BaseException:

@@ -35,7 +35,17 @@ RETRY_MS = (100, 250, 500, 1000, 2000, 5000)
 CLAIMS, WAITS, TIMERS = "claims", "waits", "timers"
 NEWS = {
     CLAIMS: frozenset(
-        {"new_jobs", "put_away", "wake_jobs", "move_jobs", "cancel_jobs", "end_jobs", "wake_due", "put_queues", "release_rows"}
+        {
+            "new_jobs",
+            "put_away",
+            "wake_jobs",
+            "move_jobs",
+            "cancel_jobs",
+            "end_jobs",
+            "wake_due",
+            "put_queues",
+            "release_rows",
+        }
     ),
     WAITS: frozenset({"new_signals", "close_decisions", "end_jobs", "move_jobs", "cancel_jobs", "end_runs"}),
     TIMERS: frozenset({"new_jobs", "put_away", "release_rows"}),
@@ -99,7 +109,9 @@ class Supervisor:
             try:
                 self.tick()
                 engine.trouble.pop("supervisor", None)
-            except Exception as error:  # boundary: a service tick; health says what is wrong, and the next one tries again
+            except (
+                Exception
+            ) as error:  # boundary: a service tick; health says what is wrong, and the next one tries again
                 if not isinstance(error, Fenced):
                     engine.trouble["supervisor"] = describe(error)
                 self._sleep(RETRY_MS[1])

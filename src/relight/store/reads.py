@@ -201,9 +201,7 @@ class Reads:
         self, queue: str, kinds: Sequence[str], now_ms: int, limit: int, *, aside: list[Unreadable] | None = None
     ) -> list[JobRecord]:
         """Return jobs that may be claimed, the next one first, with their inputs."""
-        return self._each(
-            JobRecord, "claimable", aside, queue=queue, kinds=_json(kinds), now=now_ms, limit=limit
-        )
+        return self._each(JobRecord, "claimable", aside, queue=queue, kinds=_json(kinds), now=now_ms, limit=limit)
 
     def claimable_ids(self, queue: str, kinds: Sequence[str], now_ms: int, limit: int) -> list[JobId]:
         """Return the same jobs' ids only."""
@@ -240,9 +238,7 @@ class Reads:
         """Return jobs beyond their deadline that nobody has told."""
         return self._each(JobRecord, "past_deadline", aside, now=now_ms, limit=limit)
 
-    def stalled(
-        self, after: str = "", limit: int = 1000, *, aside: list[Unreadable] | None = None
-    ) -> list[JobRecord]:
+    def stalled(self, after: str = "", limit: int = 1000, *, aside: list[Unreadable] | None = None) -> list[JobRecord]:
         """Return stalled jobs after an id, by id."""
         return self._each(JobRecord, "stalled", aside, after=after, limit=limit)
 

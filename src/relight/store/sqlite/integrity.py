@@ -31,5 +31,7 @@ def _schema_faults(db: apsw.Connection, migrations: Sequence[Migration]) -> list
         scratch.close()
     there = dict(db.execute(_OBJECTS))
     missing = [f"schema: {name} is missing" for name in sorted(set(wanted) - set(there))]
-    changed = [f"schema: {name} was changed" for name in sorted(wanted) if name in there and there[name] != wanted[name]]
+    changed = [
+        f"schema: {name} was changed" for name in sorted(wanted) if name in there and there[name] != wanted[name]
+    ]
     return missing + changed

@@ -18,7 +18,7 @@ import apsw
 import msgspec
 
 from relight.core.changes import OPS
-from relight.errors import ConfigError, StorageCorrupt, StorageUnavailable
+from relight.errors import StorageCorrupt, StorageUnavailable
 from relight.model import Durability
 from relight.store.migrate import Migration, load_migrations, pending, refuse_outdated
 from relight.store.reads import Reads

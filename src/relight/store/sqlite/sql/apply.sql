@@ -68,7 +68,7 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
 
   SELECT RAISE(ABORT, 'refused:queue_limits')
     FROM json_each(NEW.queue_limits)
-   WHERE value->>2 < (SELECT count(*) FROM jobs
+   WHERE value->>2 < (SELECT count(*) FROM jobs INDEXED BY jobs_running_in
                        WHERE jobs.state = 'running' AND jobs.queue = value->>0
                          AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = jobs.job_id AND q.released_at IS NULL)
                          AND (value->>1 IS NULL

@@ -88,7 +88,7 @@ SELECT '[' || coalesce(group_concat(json_quote(job_id), ','), '') || ']' FROM (
 -- name: queue_load
 -- Running jobs of a queue by engine, on jobs_running_in; what is set aside holds no slot.
 SELECT '[' || coalesce(group_concat(json_array(engine_id, n), ','), '') || ']' FROM (
-  SELECT runs.engine_id, count(*) AS n FROM jobs JOIN runs ON runs.run_id = jobs.run_id
+  SELECT runs.engine_id, count(*) AS n FROM jobs INDEXED BY jobs_running_in JOIN runs ON runs.run_id = jobs.run_id
    WHERE jobs.state = 'running' AND jobs.queue = :queue
      AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = jobs.job_id AND q.released_at IS NULL)
    GROUP BY runs.engine_id);
@@ -96,7 +96,7 @@ SELECT '[' || coalesce(group_concat(json_array(engine_id, n), ','), '') || ']' F
 -- name: slot_holders
 -- Running jobs of a queue, the oldest first.
 SELECT '[' || coalesce(group_concat(json_array(job_id, updated_at), ','), '') || ']' FROM (
-  SELECT job_id, updated_at FROM jobs WHERE state = 'running' AND queue = :queue ORDER BY updated_at LIMIT :limit);
+  SELECT job_id, updated_at FROM jobs INDEXED BY jobs_running_in WHERE state = 'running' AND queue = :queue ORDER BY updated_at LIMIT :limit);
 
 -- name: ahead_in_line
 -- How many claimable jobs of the queue come before this one.
@@ -119,7 +119,7 @@ SELECT json_array((SELECT ready_at FROM jobs AS j
 -- Jobs that await a person beyond their time limit.
 SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
   SELECT row FROM job_head_json AS j
-   WHERE claimable = 0 AND ready_at IS NOT NULL AND ready_at <= :now AND state = 'awaiting_user'
+   WHERE claimable = 0 AND ready_at IS NOT NULL AND ready_at <= :now AND +state = 'awaiting_user'
      AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = j.job_id AND q.released_at IS NULL)
    ORDER BY ready_at LIMIT :limit);
 

@@ -1,0 +1,107 @@
+"""What a run asks of its engine besides writing: large texts kept by their content, other jobs, questions, fakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from relight.authoring.registry import Registry
+from relight.clock import Clock
+from relight.core.commands.jobs import SubmitJob
+from relight.core.flow import STOWED
+from relight.errors import (
+    IdempotencyMismatch,
+    StorageCorrupt,
+)
+from relight.ids import JobId, short
+from relight.model import DecisionRecord, JobRecord
+from relight.store.store import Store
+
+if TYPE_CHECKING:
+    pass
+
+START_PATIENCE_SECONDS = 10.0
+"""How long a start waits for a store that refuses to take the engine's row."""
+LEAVE_MS = 2000
+"""How long a stop waits for async runs that outlived the drain to leave by cancellation."""
+AGAIN_MS = 250
+"""How long a run waits before it asks a store again that refused."""
+
+
+def _nothing() -> None:
+    pass
+
+
+class Shelf:
+    """The reading side of an incarnation."""
+
+    store: Store
+    clock: Clock
+    registry: Registry
+    _replace: Mapping[Any, Callable[..., Any]]
+
+    def replaced(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a test's fake for a step's function, or the function."""
+        return self._replace.get(function, function)
+
+    def stow(self, text: str) -> str:
+        """Keep a large text by its content, durable before what refers to it; return the reference."""
+        import hashlib
+
+        name = hashlib.sha256(text.encode()).hexdigest()
+        self.store.put_blob(name, text, self.clock.now_ms())
+        return STOWED + name
+
+    def unstow(self, text: str) -> str:
+        """Bring a stowed text back."""
+        if not text.startswith(STOWED):
+            return text
+        with self.store.reading() as reads:
+            content = reads.blob(text.removeprefix(STOWED))
+        if content is None:
+            raise StorageCorrupt(f"blob {text.removeprefix(STOWED)[:12]}… is missing from {self.store.place}")
+        return content
+
+    def look_job(self, job_id: str) -> JobRecord | None:
+        """Return a job with its payloads in full."""
+        with self.store.reading() as reads:
+            job = reads.job(job_id)
+        if job is None or job.outputs is None or not job.outputs.startswith(STOWED):
+            return job
+        return msgspec.structs.replace(job, outputs=self.unstow(job.outputs))
+
+    def open_decisions(self, job_id: str) -> Sequence[DecisionRecord]:
+        """Return a job's open questions."""
+        with self.store.reading() as reads:
+            return [row for row in reads.decisions(job_id) if row.state == "open"]
+
+    def owners_of(self, children: Sequence[SubmitJob]) -> dict[tuple[str, str], JobId]:
+        """Return which jobs own these submits' idempotency keys. Raises ``IdempotencyMismatch``."""
+        by_kind: dict[str, dict[str, SubmitJob]] = {}
+        for child in children:
+            if child.idempotency_key is not None:
+                by_kind.setdefault(child.kind, {})[child.idempotency_key] = child
+        owners: dict[tuple[str, str], JobId] = {}
+        for kind, keyed in by_kind.items():
+            with self.store.reading() as reads:
+                jobs = reads.jobs_by_keys(kind, list(keyed))
+            for job in jobs:
+                key = job.idempotency_key or ""
+                if job.inputs_hash != keyed[key].inputs_hash:
+                    raise IdempotencyMismatch(
+                        f'key "{key}" belongs to {kind} {short(job.job_id)} ({job.state}) with other arguments. '
+                        "Use another key, or fork that job",
+                        job_id=job.job_id,
+                    )
+                owners[(kind, key)] = job.job_id
+        return owners
+
+    def decode_result(self, kind: str, text: str | None) -> Any:
+        """Decode a job's outputs as its workflow's result, or as plain JSON when the workflow is not known here."""
+        data = self.unstow(text or "null")
+        workflow = self.registry.find(kind)
+        if workflow is None:
+            return msgspec.json.decode(data)
+        return self.registry.signature(workflow.spec.function).result.decode(data.encode())
