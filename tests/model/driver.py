@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 import msgspec
 from hypothesis.stateful import RuleBasedStateMachine
-from tests.model.reference import Reference, Refuse
+from tests.model.reference import Reference
+from tests.model.tables import Refuse
 
 from relight.conformance.world import Engine, World, Writer
 from relight.core.commands import Command, JobRef

@@ -7,11 +7,11 @@ the kind and the job of each event, in commit order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from tests.model.tables import Ground, Refuse, need, put
 
 from relight.core.commands import Command, JobRef
 from relight.core.commands import engines as ce
@@ -30,7 +30,6 @@ from relight.model import (
     JobRecord,
     JobState,
     QuarantineRecord,
-    QueueRecord,
     RunRecord,
     RunState,
     SignalRecord,
@@ -41,44 +40,13 @@ from relight.model import (
 )
 
 _S = JobState
-put = msgspec.structs.replace
 
 
-class Refuse(Exception):
-    """The command's precondition does not hold."""
-
-
-def need(condition: object) -> None:
-    """Refuse the command unless this holds."""
-    if not condition:
-        raise Refuse
-
-
-@dataclass
-class Tables:
-    """All rows, by key."""
-
-    jobs: dict[str, JobRecord] = field(default_factory=dict)
-    runs: dict[str, RunRecord] = field(default_factory=dict)
-    steps: dict[tuple[str, str], StepRecord] = field(default_factory=dict)
-    signals: dict[str, SignalRecord] = field(default_factory=dict)
-    signal_keys: set[tuple[str, str, str]] = field(default_factory=set)
-    decisions: dict[str, DecisionRecord] = field(default_factory=dict)
-    engines: dict[str, EngineRecord] = field(default_factory=dict)
-    quarantine: dict[str, QuarantineRecord] = field(default_factory=dict)
-    queues: dict[str, QueueRecord] = field(default_factory=dict)
-
-    def copy(self) -> Tables:
-        """Return tables that may be changed without changing these: rows are immutable."""
-        return Tables(**{name: type(rows)(rows) for name, rows in vars(self).items()})
-
-
-class Reference:
+class Reference(Ground):
     """See the module."""
 
     def __init__(self) -> None:
-        self.t = Tables()
-        self.told: list[tuple[str, str | None]] = []
+        super().__init__()
         self._do: dict[type[Command], Callable[[Any, int], None]] = {
             cj.SubmitJob: self._submit,
             cj.ClaimJob: self._claim,
@@ -132,82 +100,6 @@ class Reference:
             self.t = before
             del self.told[told:]
             raise
-
-    # the smallest steps
-
-    def tell(self, kind: str, job: JobRef | str | None = None) -> None:
-        """Note an event."""
-        self.told.append((kind, job.job_id if isinstance(job, JobRef) else job))
-
-    def job(self, job: JobRef) -> JobRecord:
-        """Return a job, or refuse."""
-        need(job.job_id in self.t.jobs)
-        return self.t.jobs[job.job_id]
-
-    def set_job(self, job: JobRef | str, now: int | None, **fields: Any) -> None:
-        """Change a job; ``now`` None: its ``updated_at`` stays."""
-        key = job if isinstance(job, str) else job.job_id
-        stamp = {} if now is None else {"updated_at": now}
-        self.t.jobs[key] = put(self.t.jobs[key], **fields, **stamp)
-
-    def running(self, job: JobRef) -> RunRecord:
-        """Return the run a reference names if it runs, and is the job's; or refuse."""
-        run = self.t.runs.get(job.run_id or "")
-        need(run is not None and run.state is RunState.RUNNING and run.job_id == job.job_id)
-        assert run is not None
-        return run
-
-    def end_run(self, run_id: str | None, state: RunState, reason: str, now: int, engine_id: str | None) -> None:
-        """End a running run of an engine (None: of any)."""
-        run = self.t.runs.get(run_id or "")
-        need(run is not None and run.state is RunState.RUNNING and engine_id in (None, run.engine_id))
-        assert run is not None
-        self.t.runs[run.run_id] = put(run, state=state, reason=reason, ended_at=now)
-
-    def aside(self, job_id: str) -> bool:
-        """Tell whether a job is in quarantine."""
-        row = self.t.quarantine.get(job_id)
-        return row is not None and row.released_at is None
-
-    def steps_of(self, job_id: str) -> Iterator[StepRecord]:
-        """Yield a job's steps."""
-        return (step for (owner, _), step in list(self.t.steps.items()) if owner == job_id)
-
-    def waits(self, job_id: str) -> Iterator[StepRecord]:
-        """Yield a job's open waits that are for something."""
-        return (s for s in self.steps_of(job_id) if s.state is StepState.WAITING and s.waits_for is not None)
-
-    def has_come(self, wait: StepRecord) -> bool:
-        """Tell whether what a wait is for has come."""
-        match wait.kind:
-            case StepKind.SIGNAL:
-                unread = (s for s in self.t.signals.values() if s.job_id == wait.job_id and s.read_by is None)
-                return any(signal.name == wait.waits_for for signal in unread)
-            case StepKind.ASK:
-                decision = self.t.decisions.get(wait.waits_for or "")
-                return decision is not None and decision.state != "open"
-            case StepKind.CHILD_RESULT:
-                child = self.t.jobs.get(wait.waits_for or "")
-                return child is not None and child.state in FINAL_STATES
-            case _:
-                return False
-
-    def wake(self, job_id: str, waits_for: str, now: int, *, decided: bool) -> None:
-        """Let a job go on that was put away and waits for this."""
-        job = self.t.jobs[job_id]
-        if not any(wait.waits_for == waits_for for wait in self.waits(job_id)):
-            return
-        if job.state is _S.AWAITING_USER and decided:
-            self.set_job(job_id, now, state=_S.QUEUED, status_reason="decided", claimable=True, ready_at=now)
-        elif job.state is _S.QUEUED:
-            self.set_job(job_id, now, claimable=True, ready_at=now)
-
-    def ended(self, job_id: str, now: int) -> None:
-        """A job has ended: a parent that was put away for it may go on."""
-        for parent in list(self.t.jobs.values()):
-            waits = any(w.kind is StepKind.CHILD_RESULT and w.waits_for == job_id for w in self.waits(parent.job_id))
-            if waits and parent.state is _S.QUEUED and not parent.claimable:
-                self.set_job(parent.job_id, now, claimable=True, ready_at=now)
 
     # jobs
 

@@ -141,6 +141,15 @@ class Orders:
     def stop(self, drain_seconds: float | None = None) -> None:
         self.engine.stop(drain_seconds=drain_seconds)
 
+    def stacks(self) -> str:
+        """Where every thread is: for a test that is being mended."""
+        frames = sys._current_frames()
+        return "\n".join(
+            f"{thread.name}\n{''.join(traceback.format_stack(frames[thread.ident])[-4:])}"
+            for thread in threading.enumerate()
+            if thread.ident in frames
+        )
+
     def seen(self, name: str) -> int:
         """How often a boundary was reached."""
         return self.probes.seen.get(name, 0)

@@ -116,12 +116,20 @@ class Child:
         return code
 
     def freeze(self) -> None:
-        """Stop the process, and return once the kernel says that it is stopped."""
+        """Stop the process, and return once the kernel says that it is stopped.
+
+        Not in the middle of a transaction: a stopped process would hold SQLite's write lock, and everybody would wait. So
+        its journal is first held just before its next commit (a beat comes along soon).
+        """
+        self("probe", name="before_commit", action="block", at=0)
+        self.wait_reached("before_commit")
         os.kill(self.pid, signal.SIGSTOP)
         os.waitpid(self.pid, os.WUNTRACED)
 
     def thaw(self) -> None:
+        """Let it go on, with the very commit that it was stopped before."""
         os.kill(self.pid, signal.SIGCONT)
+        self("let_go", name="before_commit")
 
     def close(self) -> None:
         """Make sure that it has ended, and give its pipes back."""

@@ -509,7 +509,7 @@ def test_many_callers_share_commits_and_each_gets_its_own_outcome(tmp_path: Path
     outcomes: list[list[BaseException | None]] = []
 
     def caller(n: int) -> None:
-        commands = bench.submits(20) + [bench.client.submission(idempotency_key="taken")]
+        commands = [*bench.submits(20), bench.client.submission(idempotency_key="taken")]
         outcomes.append(journal.execute_all(commands))
 
     callers = [threading.Thread(target=caller, args=(n,)) for n in range(8)]
@@ -559,8 +559,9 @@ def test_closing_gives_up_on_a_store_that_refuses_and_tells_its_callers(tmp_path
     bench.world.close()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_journal_that_cannot_go_on_leaves_nobody_waiting(tmp_path: Path) -> None:
+def test_a_journal_that_cannot_go_on_leaves_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    died: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: died.append(args.exc_value))
     bench = Bench(tmp_path / "relight.db")
 
     def broken(apply: object) -> None:
@@ -576,5 +577,7 @@ def test_a_journal_that_cannot_go_on_leaves_nobody_waiting(tmp_path: Path) -> No
         journal.execute(bench.client.submission())
     with pytest.raises(Fenced):
         journal.execute(bench.client.submission())
+    journal.close(timeout_seconds=None)
     assert fenced == [True]
+    assert [str(error) for error in died] == ["nobody thought of this"]
     bench.world.close()

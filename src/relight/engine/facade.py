@@ -135,7 +135,7 @@ class _Host(_Opened):
                 self._core.before_submit = self._wait_for_gate
                 self._core.patience_seconds = 30.0
                 self._begin_incarnation(store)
-            except BaseException:
+            except BaseException:  # boundary: cleaned up after, and raised again
                 store.close()
                 self._core = None
                 raise
@@ -193,7 +193,7 @@ class _Host(_Opened):
                 return False
             self._tell_of(old)
             old.released = lambda run: self._release_job(old, run.ref.job_id)
-        for job_id in old.fenced_jobs - {run.ref.job_id for run in old.all_runs()}:
+        for job_id in old.lost_jobs():
             self._release_job(old, job_id)
         return True
 

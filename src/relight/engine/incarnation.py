@@ -125,6 +125,7 @@ class Incarnation(Lease, Shelf):
         self._loop: EngineLoop | None = None
         self._loop_lock = threading.Lock()
         self.runs: dict[JobId, Run] = {}
+        self._lost_jobs: set[JobId] = set()
         self.claiming = 0
         self.runs_lock = threading.Lock()
         self.no_runs = threading.Condition(self.runs_lock)
@@ -153,7 +154,7 @@ class Incarnation(Lease, Shelf):
                 known = {kind for kind, _ in reads.kinds()}
                 defined = {queue.queue: queue for queue in reads.queues()}
             self.journal.execute(self._registration(known, defined), patience_seconds=START_PATIENCE_SECONDS)
-        except BaseException:
+        except BaseException:  # boundary: cleaned up after, and raised again
             self.journal.close(timeout_seconds=1)
             self._left_behind = self.journal.opened
             self._release_lock()
@@ -252,13 +253,14 @@ class Incarnation(Lease, Shelf):
     def _fenced(self, on_fenced: Callable[[], None]) -> None:
         self.draining = True
         self.gate.abandon("was declared dead by another engine")
-        self.fenced_jobs = frozenset(run.ref.job_id for run in self.all_runs())
         for run in self.all_runs():
             run.lose("its engine was declared dead by another one")
         on_fenced()
 
-    fenced_jobs: frozenset[JobId] = frozenset()
-    """Jobs that ran here when this incarnation was fenced: each is held until its last try has returned."""
+    def lost_jobs(self) -> list[JobId]:
+        """Jobs whose run was lost here and has ended: if this incarnation was fenced, they need not be held any longer."""
+        with self.runs_lock:
+            return list(self._lost_jobs)
 
     def set_aside(self, table_name: str, aside: Sequence[Unreadable]) -> None:
         """Put jobs into quarantine one of whose rows cannot be read, so that they harm only themselves."""
@@ -369,13 +371,13 @@ class Incarnation(Lease, Shelf):
 
         run.cancel_tasks = lambda: self.loop.call(cancel)
         run.main = body = self.loop.spawn(lambda: self._body_async(run), context)
-        body.add_done_callback(lambda task: self._async_ended(run, task, context), context=contextvars.Context())
+        body.add_done_callback(lambda body: self._async_ended(run, body, context), context=contextvars.Context())
 
     async def _body_async(self, run: Run) -> Any:
         function, args, kwargs = await self.patiently_async(run, lambda: self._function_and_arguments(run))
         return await function(*args, **kwargs)
 
-    def _async_ended(self, run: Run, task: Any, context: contextvars.Context) -> None:
+    def _async_ended(self, run: Run, body: Any, context: contextvars.Context) -> None:
         """A body ended: its other lines end with it, then it is recorded."""
         context.run(
             SCOPE.set, None
@@ -385,25 +387,25 @@ class Incarnation(Lease, Shelf):
             each.cancel()
         if left:
             context = contextvars.Context()
-            run.main = self.loop.spawn(lambda: self._after_tasks(run, task, left), context)
+            run.main = self.loop.spawn(lambda: self._after_lines(run, body, left), context)
         else:
-            self._record_async(run, task)
+            self._record_async(run, body)
 
-    async def _after_tasks(self, run: Run, task: Any, left: list[Any]) -> None:
+    async def _after_lines(self, run: Run, body: Any, left: list[Any]) -> None:
         for each in left:
             try:
                 await each
             except BaseException:  # boundary: a line that was ended with its body
                 continue
-        self._record_async(run, task)
+        self._record_async(run, body)
 
-    def _record_async(self, run: Run, task: Any) -> None:
+    def _record_async(self, run: Run, body: Any) -> None:
         value, error = None, None
-        if task.cancelled():
+        if body.cancelled():
             error = Suspending("the body was cancelled") if run.end is None else CancelRequested(run.end.code)
         else:
-            error = task.exception()
-            value = None if error is not None else task.result()
+            error = body.exception()
+            value = None if error is not None else body.result()
         self._settle(run, value, error)
 
     def _settle(self, run: Run, value: Any, error: BaseException | None) -> None:
@@ -462,6 +464,8 @@ class Incarnation(Lease, Shelf):
     def _forget(self, run: Run) -> None:
         run.cancel_tasks = _nothing  # it knows the run, which knows it
         with self.runs_lock:
+            if run.lost is not None:
+                self._lost_jobs.add(run.ref.job_id)
             if self.runs.get(run.ref.job_id) is run:
                 del self.runs[run.ref.job_id]
             if not self.runs:

@@ -329,7 +329,7 @@ class Conductor:
             raise
         try:
             await self._persist_async(begin, lazy)
-        except BaseException:
+        except BaseException:  # boundary: cleaned up after, and raised again
             self._abandon(begin.step_key, begin.try_number)
             self.run.step_ends(begin.step_key, self.engine.clock.mono_ms())
             self.run.leave_when_idle()
@@ -384,9 +384,8 @@ class Conductor:
             return self._timed_out(request, Raised(error))
         except (CancelRequested, Suspending):
             raise
-        except (
-            BaseException
-        ) as error:  # boundary: user code may call sys.exit(); a step's failure must not end the engine
+        except BaseException as error:
+            # boundary: user code may call sys.exit(); a step's failure must not end the engine
             return Raised(RuntimeError(f"{type(error).__name__}: {error}"))
         else:
             return self._timed_out(request, Returned(value))
@@ -425,7 +424,7 @@ class Conductor:
                 return await self._call_async(request, function)
             finally:
                 self.run.step_ends(call.key, self.engine.clock.mono_ms())
-        except BaseException:
+        except BaseException:  # boundary: cleaned up after, and raised again
             if not request.reconcile:
                 self._abandon(call.key, request.try_number)
             self.run.once_returned(self.run.leave_when_idle)  # a thread that this line leaves behind may be the last
@@ -458,9 +457,8 @@ class Conductor:
             return Raised(error)
         except (CancelRequested, Suspending, GeneratorExit):
             raise
-        except (
-            BaseException
-        ) as error:  # boundary: user code may call sys.exit(), or let a CancelledError of its own out
+        except BaseException as error:
+            # boundary: user code may call sys.exit(), or let a CancelledError of its own out
             if isinstance(error, asyncio.CancelledError) and me.cancelling() > asked_before:
                 raise
             return Raised(RuntimeError(f"{type(error).__name__}: {error}"))
@@ -535,7 +533,7 @@ class Conductor:
             return waiter
         try:
             await arrival
-        except BaseException:
+        except BaseException:  # boundary: cleaned up after, and raised again
             self.engine.board.remove(waiter)
             self.run.unpark(waiter, self.engine.clock.mono_ms())
             raise

@@ -109,9 +109,8 @@ class Supervisor:
             try:
                 self.tick()
                 engine.trouble.pop("supervisor", None)
-            except (
-                Exception
-            ) as error:  # boundary: a service tick; health says what is wrong, and the next one tries again
+            except Exception as error:
+                # boundary: a service tick; health says what is wrong, and the next one tries again
                 if not isinstance(error, Fenced):
                     engine.trouble["supervisor"] = describe(error)
                 self._sleep(RETRY_MS[1])
@@ -147,7 +146,7 @@ class Supervisor:
         if due:
             try:
                 attend()
-            except BaseException:
+            except BaseException:  # boundary: cleaned up after, and raised again
                 self._now_due(what)
                 raise
 
@@ -345,9 +344,8 @@ class Watch:
                 self._engine.trouble.pop("watch", None)
             except Fenced:
                 return
-            except (
-                Exception
-            ) as error:  # boundary: a service tick; recovery tries again by itself, and says why it failed
+            except Exception as error:
+                # boundary: a service tick; recovery tries again by itself, and says why it failed
                 wait_ms = RETRY_MS[min(self._failures, len(RETRY_MS) - 1)]
                 self._failures += 1
                 self._tell_failure(error, wait_ms)

@@ -473,9 +473,8 @@ class Journal:
             try:
                 if self.pump():
                     continue
-            except (
-                Exception
-            ) as error:  # boundary: fail-stop; a journal that cannot go on must not leave callers waiting
+            except Exception as error:
+                # boundary: fail-stop; a journal that cannot go on must not leave callers waiting
                 stopped = Fenced(f"the journal stopped: {type(error).__name__}: {error}")
                 self._fence(stopped, [*self._left_open(), [t for t in self._under_way if not t.done]])
                 raise

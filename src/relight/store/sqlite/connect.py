@@ -102,7 +102,7 @@ def connect(path: Path, durability: Durability, *, create: bool, writer: bool) -
                     f"{path} cannot be opened for writing. Check that folder and file are writable", path=str(path)
                 )
             _set_pragmas(db, path, durability, writer=writer)
-        except BaseException:
+        except BaseException:  # boundary: cleaned up after, and raised again
             db.close()
             raise
     return db

@@ -87,7 +87,7 @@ class SqliteStore:
             with translated(self.path, reading=True):
                 self._schema = db.execute("SELECT value FROM meta WHERE key = 'schema'").get
                 add_views(db, writer=True)
-        except BaseException:
+        except BaseException:  # boundary: cleaned up after, and raised again
             db.close()
             raise
         self._writer = db
@@ -147,7 +147,7 @@ class SqliteStore:
                     )
                     db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('schema', ?)", (migration.number,))
                 db.execute("COMMIT")
-            except BaseException:
+            except BaseException:  # boundary: cleaned up after, and raised again
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 raise
