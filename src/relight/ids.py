@@ -18,6 +18,9 @@ EngineId = NewType("EngineId", str)
 EventId = NewType("EventId", str)
 StepKey = NewType("StepKey", str)
 
+_VARIANT = {f"{digit:x}": "89ab"[digit & 3] for digit in range(16)}
+"""What a random digit becomes where RFC 9562 wants the variant's two bits."""
+
 SHORT = 6
 """How many of an id's last characters are shown to people."""
 
@@ -47,6 +50,7 @@ class RandomIds:
         self._at = 0
         self._last_ms = 0
         self._count = 0
+        self._time = ""
 
     def _hex(self, n: int) -> str:
         at = self._at
@@ -65,9 +69,9 @@ class RandomIds:
         else:
             self._last_ms = max(now_ms, self._last_ms + (self._count == 0xFFF and now_ms <= self._last_ms))
             self._count = 0
+            self._time = f"{self._last_ms >> 16:08x}-{self._last_ms & 0xFFFF:04x}"
         r = self._hex(16)
-        t = f"{self._last_ms:012x}"
-        return f"{t[:8]}-{t[8:]}-7{self._count:03x}-{'89ab'[int(r[0], 16) & 3]}{r[1:4]}-{r[4:]}"
+        return f"{self._time}-7{self._count:03x}-{_VARIANT[r[0]]}{r[1:4]}-{r[4:]}"
 
     def token(self) -> str:
         """Return 32 unguessable hexadecimal characters."""

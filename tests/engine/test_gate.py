@@ -224,7 +224,7 @@ class TestWhileRecoveryFails:
         health = engine.health()
         assert (health["ok"], health["gate"]) == (False, "failed")
         assert "the disk said no" in str(health["gate_reason"])
-        assert place.engine_row(engine.engine_id).gate is GateState.FAILED
+        place.eventually(lambda: place.engine_row(engine.engine_id).gate is GateState.FAILED, "its row says so, too")
         probe.wait_seen("recovery_chunk", 3)
         probe.let_go()
         place.eventually(lambda: engine.health()["ok"], "the gate opens")

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from relight import Client, Engine, Job
 from relight.core.failure import Failure, read_failure
+from relight.engine.supervisor import Watch
 from relight.model import DecisionRecord, JobRecord, JobState, RunRecord, StepRecord
 from relight.recorder.verify import verify_store
 from relight.store.reads import EventFilter
@@ -135,9 +136,12 @@ class Rig:
         assert inside is not None and inside.lock is not None
         inside.journal.on_fenced = lambda: inside._fenced(lambda: None)
         inside.released = lambda run: None
-        for service in engine._services:
-            service.stop()
         self.probes[engine].die()
+        for service in engine._services:
+            if isinstance(service, Watch):  # it may be held by the probe
+                service._stopping = True
+            else:
+                service.stop()
         lock, inside.lock = inside.lock, None
         lock.release()
         self._engines.remove(engine)

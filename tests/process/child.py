@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -154,13 +155,17 @@ class Orders:
         """How often a boundary was reached."""
         return self.probes.seen.get(name, 0)
 
-    def hog(self, seconds: float) -> None:
-        """Hold the GIL for about so long, in one C call that never gives it up."""
-        clock = SystemClock()
+    def hog(self, seconds: float, until: str) -> int:
+        """Hold the GIL until a file is there: by C calls that never give it up, each of so many seconds. Returns how many."""
         some = 2_000_000
-        before = clock.mono_ms()
+        before = time.process_time()
         sum(range(some))
-        sum(range(int(some * seconds * 1000 / max(clock.mono_ms() - before, 1))))
+        many = int(some * seconds / max(time.process_time() - before, 0.001))
+        calls = 0
+        while not os.path.exists(until):
+            sum(range(many))
+            calls += 1
+        return calls
 
     def limit_files(self, size: int) -> None:
         """Let this process make no file larger than this (-1: no limit)."""

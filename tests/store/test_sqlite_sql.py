@@ -59,7 +59,7 @@ def test_there_is_a_column_for_each_operation_and_no_other() -> None:
 def test_operations_are_applied_in_the_order_of_OPS() -> None:  # noqa: N802
     first: dict[str, int] = {}
     for i, statement in enumerate(statements()):
-        for op in re.findall(r"json_each\(NEW\.(\w+)\)", statement) + re.findall(r"NEW\.(wake_due)\b", statement):
+        for op in re.findall(r"jsonb_each\(NEW\.(\w+)\)", statement) + re.findall(r"NEW\.(wake_due)\b", statement):
             first.setdefault(op, i)
     found = sorted(first, key=lambda op: first[op])
     assert found == [op_of(row) for row in ROWS]
@@ -81,7 +81,7 @@ def own(statement: str, op: str) -> str:
 
 def pairs(statement: str) -> list[tuple[int, str]]:
     """Return (position, column) as an INSERT's lists or a FROM's aliases have them."""
-    inserted = re.match(r"INSERT INTO \w+ \(([^)]*)\)\s*SELECT (.*?)\s*FROM json_each", statement, re.DOTALL)
+    inserted = re.match(r"INSERT INTO \w+ \(([^)]*)\)\s*SELECT (.*?)\s*FROM jsonb_each", statement, re.DOTALL)
     if inserted:
         columns = [column.strip() for column in inserted[1].split(",")]
         values = split_list(inserted[2])

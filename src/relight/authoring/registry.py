@@ -9,8 +9,9 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
@@ -179,10 +180,7 @@ def ready_at(options: SubmitOptions, now_ms: int) -> int | None:
     if options.run_at is not None and options.delay_seconds is not None:
         raise InvalidArgument("run_at= and delay_seconds= say the same thing twice; give one")
     if options.run_at is not None:
-        try:
-            return to_ms(options.run_at)
-        except ValueError as error:
-            raise InvalidArgument(f"run_at: {error}") from None
+        return check_moment(options.run_at, "run_at")
     if options.delay_seconds is not None:
         return now_ms + _seconds("delay_seconds", options.delay_seconds)
     return None
@@ -194,16 +192,29 @@ def _seconds(name: str, value: object) -> int:
     return int(value * 1000)
 
 
+def check_moment(when: object, what: str) -> int:
+    """Return an aware point in time in ms. Raises ``InvalidArgument``."""
+    if not isinstance(when, datetime):
+        raise InvalidArgument(f"{what}={when!r}: an aware datetime")
+    try:
+        return to_ms(when)
+    except ValueError as error:
+        raise InvalidArgument(f"{what}: {error}") from None
+
+
 def check_text(value: str | None, what: str, limit: int = MAX_KEY) -> str | None:
     """Return a key that can be stored: 1 to ``limit`` characters, no NUL, no lone surrogates. Raises ``InvalidArgument``."""
     if value is None:
         return None
-    if not isinstance(value, str) or not 0 < len(value) <= limit or "\0" in value or not _encodable(value):
-        raise InvalidArgument(f"{what}={value!r}: text of 1 to {limit} characters, without NUL or lone surrogates")
+    if not is_text(value) or not 0 < len(value) <= limit:
+        raise InvalidArgument(f"{what}={value!r:.100}: text of 1 to {limit} characters, without NUL or lone surrogates")
     return value
 
 
-def _encodable(value: str) -> bool:
+def is_text(value: object) -> TypeGuard[str]:
+    """Tell whether a value is text that every store can keep: no NUL, no lone surrogates."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -221,7 +232,7 @@ def check_tags(tags: Any) -> str:
         raise InvalidArgument(f"tags: {len(pairs)} of them; at most 50")
     for key, value in pairs.items():
         check_text(key, "tag", 200)
-        if not isinstance(value, str) or len(value) > 1000 or "\0" in value or not _encodable(value):
+        if not is_text(value) or len(value) > 1000:
             raise InvalidArgument(f"tag {key!r}: {value!r} is not text of at most 1,000 characters")
     return msgspec.json.encode(pairs, order="sorted").decode()
 

@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Any, TypeVar, overload
 
 from relight.authoring.context import Scope, in_body, refuse_on_loop
-from relight.authoring.registry import check_text
-from relight.clock import to_datetime, to_ms
+from relight.authoring.registry import check_moment, check_text
+from relight.clock import to_datetime
 from relight.core import waits
 from relight.core.flow import Flow
 from relight.core.keys import check_name
@@ -68,10 +68,7 @@ class _SleepUntil:
 
     def _flow(self, when: datetime) -> tuple[Scope, Flow]:
         scope = in_body("sleep_until")
-        try:
-            until = to_ms(when)
-        except ValueError as error:
-            raise InvalidArgument(f"sleep_until: {error}") from None
+        until = check_moment(when, "sleep_until")
         key = scope.branch.next_key("sleep")
         return scope, waits.sleep_until(scope.run.history, scope.run.ref, key, seconds=None, until_ms=until)
 

@@ -10,13 +10,12 @@ from typing import Any
 
 import msgspec
 
+from relight.authoring.registry import check_moment, check_tags, check_text
 from relight.client.steering import Steering
 from relight.client.submitting import Submitting
-from relight.clock import to_datetime, to_ms
+from relight.clock import to_datetime
 from relight.core.why import explain, summary_of
-from relight.errors import (
-    InvalidArgument,
-)
+from relight.errors import InvalidArgument
 from relight.ids import JobId
 from relight.model import (
     FINAL_STATES,
@@ -46,17 +45,18 @@ class Core(Submitting, Steering):
         limit: int,
     ) -> list[JobInfo]:
         """Return a page of jobs, newest first."""
-        states = () if state is None else (state,) if isinstance(state, str) else tuple(state)
         try:
+            states = () if state is None else (state,) if isinstance(state, str) else tuple(state)
             wanted = tuple(JobState(each) for each in states)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise InvalidArgument(f"state: {error}; one of {', '.join(JobState)}") from None
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
             raise InvalidArgument(f"limit={limit!r}: a whole number, 0 for all")
-        try:
-            since_ms = 0 if since is None else to_ms(since)
-        except ValueError as error:
-            raise InvalidArgument(f"since: {error}") from None
+        since_ms = 0 if since is None else check_moment(since, "since")
+        check_text(kind, "kind", 200)
+        check_text(queue, "queue", 200)
+        if tags is not None:
+            check_tags(tags)
         which = JobFilter(kind=kind, states=wanted, queue=queue, tags=tags, since_ms=since_ms, limit=limit)
         with self.store.reading() as reads:
             return [info_of(job) for job in reads.jobs(which)]

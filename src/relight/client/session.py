@@ -9,7 +9,7 @@ import getpass
 import os
 from collections.abc import Callable
 
-from relight.authoring.registry import Registry, check_text
+from relight.authoring.registry import Registry, check_text, is_text
 from relight.client.ends import Ends
 from relight.clock import Clock
 from relight.core.changes import OpenWriter, Who
@@ -130,9 +130,11 @@ class Session:
     def find(self, job_id: str) -> JobRecord:
         """Return a job. Raises ``NotFound``."""
         with self.store.reading() as reads:
-            job = reads.job(job_id)
+            job = reads.job(job_id) if is_text(job_id) else None
         if job is None:
-            raise NotFound(f"there is no job {job_id} in {self.store.place}. relight jobs lists them", job_id=job_id)
+            raise NotFound(
+                f"there is no job {job_id!r:.100} in {self.store.place}. relight jobs lists them", job_id=job_id
+            )
         return job
 
     def find_by_key(self, kind: str, idempotency_key: str) -> JobRecord:

@@ -167,7 +167,7 @@ class Submitting(Session):
 
 def calls_of(calls: Iterable[Call[Any]]) -> list[Call[Any]]:
     """Return the calls of a ``submit_many``. Raises ``InvalidArgument``."""
-    found = list(calls)
+    found = list(calls) if isinstance(calls, Iterable) else [calls]
     for call in found:
         if not isinstance(call, Call):
             raise InvalidArgument(f"submit_many takes workflow.bind(…) values, not {call!r}")

@@ -32,10 +32,17 @@ class Retry:
         tries: object = self.tries
         if isinstance(tries, bool) or not isinstance(tries, int) or tries < 1:
             raise InvalidArgument(f"Retry(tries={self.tries!r}): tries is a whole number, 1 or more")
-        for name in ("first_seconds", "max_seconds", "factor"):
+        for name in ("first_seconds", "max_seconds", "factor", "total_seconds"):
             value = getattr(self, name)
-            if not (isinstance(value, (int, float)) and 0 <= value < 1e9):
+            if value is None and name == "total_seconds":
+                continue
+            if isinstance(value, bool) or not (isinstance(value, (int, float)) and 0 <= value < 1e9):
                 raise InvalidArgument(f"Retry({name}={value!r}): a number from 0 to 1e9")
+        if not isinstance(self.jitter, bool):
+            raise InvalidArgument(f"Retry(jitter={self.jitter!r}): True or False")
+        if isinstance(self.on, type) or not callable(self.on):
+            _check_types("on", self.on)
+        _check_types("not_on", self.not_on)
 
     def allows(self, error: Exception) -> bool:
         """Tell whether this kind of failure is retried at all."""
@@ -49,8 +56,10 @@ class Retry:
         """Return the pause after a failed try in ms. ``seed`` fixes the jitter."""
         if isinstance(error, StepError) and error.retry_after_seconds is not None:
             return int(max(error.retry_after_seconds, 0) * 1000)
-        exponent = min(failed_try - 1, 64)
-        seconds = min(self.first_seconds * self.factor**exponent, self.max_seconds)
+        try:
+            seconds = min(self.first_seconds * float(self.factor) ** (failed_try - 1), self.max_seconds)
+        except OverflowError:
+            seconds = self.max_seconds
         if self.jitter:
             digest = hashlib.sha256(f"{seed}:{failed_try}".encode()).digest()
             seconds *= 0.5 + int.from_bytes(digest[:4], "big") / 2**33
@@ -64,6 +73,11 @@ class Retry:
         if self.total_seconds is not None and at - first_ms > self.total_seconds * 1000:
             return None
         return at
+
+
+def _check_types(name: str, given: object) -> None:
+    if not isinstance(given, tuple) or not all(isinstance(t, type) and issubclass(t, Exception) for t in given):
+        raise InvalidArgument(f"Retry({name}={given!r}): a tuple of exception types")
 
 
 ONE_TRY = Retry(tries=1)

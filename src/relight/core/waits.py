@@ -35,22 +35,19 @@ from relight.model import Actor, DecisionRecord, JobRecord, JobState, SignalReco
 TIMED_OUT = "timeout"
 
 
-@dataclass(frozen=True, slots=True)
-class LookSignal:
+class LookSignal(msgspec.Struct, frozen=True):
     """Read the first unread message of this job under one of some names. Sends back a ``SignalRecord`` or None."""
 
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class LookJob:
+class LookJob(msgspec.Struct, frozen=True):
     """Read another job's row. Sends back a ``JobRecord`` or None."""
 
     job_id: JobId
 
 
-@dataclass(frozen=True, slots=True)
-class LookOwners:
+class LookOwners(msgspec.Struct, frozen=True):
     """Read which jobs own idempotency keys. Sends back the ids by (kind, key); other arguments raise."""
 
     children: tuple[SubmitJob, ...]

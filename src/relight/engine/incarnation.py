@@ -530,7 +530,7 @@ class Incarnation(Lease, Shelf):
         """Async runs leave by cancellation as soon as their code lets them; a sync step cannot be made to return."""
         deadline = self.clock.mono_ms() + LEAVE_MS
         with self.runs_lock:
-            while any(run.spec.is_async for run in self.runs.values()):
+            while any(run.spec.is_async and not run.calls for run in self.runs.values()):
                 left = deadline - self.clock.mono_ms()
                 if left <= 0:
                     return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -83,7 +84,16 @@ class EngineLoop:
                 self._loop.run_forever()
             except (SystemExit, KeyboardInterrupt):
                 continue  # raised in user code: its task has kept it, and the other jobs go on
+        self._drop_what_is_left()
         self._loop.close()
+
+    def _drop_what_is_left(self) -> None:
+        """Let go of lines that stand where they are, as a stop without a drain leaves them: nothing of them runs on."""
+        for left in asyncio.all_tasks(self._loop):
+            left._log_destroy_pending = False  # type: ignore[attr-defined] # it is left on purpose, and recovered later
+            coroutine = left.get_coro()
+            if inspect.iscoroutine(coroutine) and inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+                coroutine.close()
 
     def call(self, call: Callable[[], object]) -> None:
         """Call something on the loop, soon. Does nothing when the loop is closed."""

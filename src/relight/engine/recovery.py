@@ -40,7 +40,7 @@ from relight.core.commands.steering import system
 from relight.engine.liveness import Judge, Judgement, Subject, observe
 from relight.engine.lockfile import lock_path, remove
 from relight.engine.procfs import Host
-from relight.errors import Conflict, RelightError
+from relight.errors import Conflict, Fenced, Overloaded, RelightError, StorageCorrupt, StorageUnavailable
 from relight.ids import EngineId, Ids, JobId
 from relight.model import EngineRecord, EngineState, Verdict
 from relight.store.journal import Journal
@@ -51,6 +51,9 @@ CHUNK_MS = 50
 """A chunk is meant to take no longer than this, so that other writers of the store wait no longer."""
 FIRST_CHUNK = 250
 MAX_CHUNK = 1000
+
+_NOT_THE_ROW = (Fenced, StorageUnavailable, StorageCorrupt, Overloaded)
+"""Refusals that say nothing about the row that was to be written."""
 
 _FENCED_BY = {
     Verdict.DEAD: EngineState.DEAD,
@@ -127,6 +130,8 @@ class Recovery:
                 self._note(each, tally)
         for engine in unreadable:
             self._set_aside_jobs_of(engine, tally)
+        if at_start:
+            self._set_aside_adrift(tally)
         self._reached("recovery_receipt")
         receipt = FinishRecovery(
             recovery_id=tally.recovery_id,
@@ -234,10 +239,10 @@ class Recovery:
             if error is None:
                 tally.stalled += 1
                 tally.in_doubt += len(run.in_doubt)
-            elif isinstance(error, Conflict) and error.fields.get("op"):
-                bad.append((run, str(error)))
+            elif isinstance(error, _NOT_THE_ROW):
+                raise error  # nothing is wrong with this run
             else:
-                raise error  # fenced, stopping, full: nothing is wrong with this run
+                bad.append((run, str(error)))
         if bad:
             self._set_aside(each.row.engine_id, bad, tally)
 
@@ -263,27 +268,34 @@ class Recovery:
             still = {run.run_id for run in reads.running_of(owner, "", MAX_CHUNK * 10)}
         self._quarantine(
             [
-                (run, "runs" if run.trace_id is None else "jobs", "cannot_be_stalled", f"run {run.run_id}: {detail}")
+                self._aside(
+                    run.job_id,
+                    run.trace_id or None,
+                    "runs" if run.trace_id is None else "jobs",
+                    "cannot_be_stalled",
+                    f"run {run.run_id}: {detail}",
+                    tally,
+                )
                 for run, detail in bad
                 if run.run_id in still
             ],
             tally,
         )
 
-    def _quarantine(self, bad: Sequence[tuple[RunningRun, str, str, str]], tally: Tally) -> None:
-        """Set jobs aside: each with its run, the table of the bad row, a code and a detail."""
-        commands = [
-            QuarantineRow(
-                job_id=JobId(run.job_id),
-                trace_id=run.trace_id,
-                table_name=table_name,
-                code=code,
-                detail=detail,
-                recovery_id=tally.recovery_id,
-                judge=self._me,
-            )
-            for run, table_name, code, detail in bad
-        ]
+    def _aside(
+        self, job_id: str, trace_id: str | None, table_name: str, code: str, detail: str, tally: Tally
+    ) -> QuarantineRow:
+        return QuarantineRow(
+            job_id=JobId(job_id),
+            trace_id=trace_id,
+            table_name=table_name,
+            code=code,
+            detail=detail,
+            recovery_id=tally.recovery_id,
+            judge=self._me,
+        )
+
+    def _quarantine(self, commands: Sequence[QuarantineRow], tally: Tally) -> None:
         outcomes = self._journal.execute_all(commands)
         tally.quarantined += sum(error is None for error in outcomes)
         for error in outcomes:
@@ -301,7 +313,22 @@ class Recovery:
             after = runs[-1].run_id
             tally.scanned += len(runs)
             detail = f"engine {engine.id} cannot be judged: {engine.detail}"
-            self._quarantine([(run, "engines", "unreadable", detail) for run in runs], tally)
+            self._quarantine(
+                [self._aside(run.job_id, run.trace_id or None, "engines", "unreadable", detail, tally) for run in runs],
+                tally,
+            )
+
+    def _set_aside_adrift(self, tally: Tally) -> None:
+        """Jobs that say they run, and no engine runs them: nobody would ever stall, finish or put them away."""
+        detail = "the job is running, but no engine has a running run of it"
+        while True:
+            with self._store.reading() as reads:
+                adrift = reads.adrift()
+            if not adrift:
+                return
+            self._quarantine(
+                [self._aside(job_id, trace_id, "jobs", "no_run", detail, tally) for job_id, trace_id in adrift], tally
+            )
 
 
 def _standing(row: EngineRecord, state: EngineState, judgement: Judgement) -> Judgement:

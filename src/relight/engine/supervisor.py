@@ -11,8 +11,9 @@ import threading
 from collections.abc import Callable
 
 from relight.core import events as ev
+from relight.core.commands import JobRef
 from relight.core.commands.engines import FailGate, OpenGate, Tell, WakeDueJobs
-from relight.core.commands.jobs import ClaimJob, fresh_run
+from relight.core.commands.jobs import ClaimJob, PutJobAway, fresh_run
 from relight.core.commands.steering import QuestionTimedOut, decide_end, ref_of, system
 from relight.engine.claimer import Candidate, Room, find_candidates
 from relight.engine.incarnation import Incarnation
@@ -20,11 +21,11 @@ from relight.engine.liveness import Judge
 from relight.engine.policy import act_on_stalled, end_orphans
 from relight.engine.recovery import Recovery, describe
 from relight.engine.run import End
-from relight.errors import Conflict, Fenced, RelightError
-from relight.ids import JobId
+from relight.errors import Conflict, Fenced, Overloaded, RelightError, StorageUnavailable
+from relight.ids import JobId, RunId
 from relight.model import JobState
 from relight.store.journal import Ticket
-from relight.store.reads import Unreadable
+from relight.store.reads import ALL, Unreadable
 
 POLL_MS = 3
 """How often the store is asked whether another process committed: the floor of pickup."""
@@ -265,12 +266,26 @@ class Supervisor:
         )
         try:
             engine.journal.put(command, waker=self._claimed, tag=(candidate, run_id))
-        except RelightError:
-            self._no_longer_claiming(1)  # fenced, stopping, or full: the job is still queued
+        except (Fenced, StorageUnavailable, Overloaded):
+            self._not_claimed()  # the job is still queued: look again a little later
+        except RelightError as error:
+            engine.set_aside("jobs", [Unreadable(job.job_id, str(error))])
+            self._not_claimed()
+
+    def _not_claimed(self) -> None:
+        with self._engine.runs_lock:
+            self._engine.claiming -= 1
+        self._engine.board.after(RETRY_MS[0], self.nudge)
 
     def _claimed(self, tickets: list[Ticket]) -> None:
         try:
             self._engine.start_runs([ticket.tag for ticket in tickets if ticket.error is None])
+        except (
+            Exception
+        ) as error:  # boundary: this is the journal's thread; what did not start is put away by the watch
+            self._engine.trouble["claims"] = describe(error)
+        else:
+            self._engine.trouble.pop("claims", None)
         finally:
             self._no_longer_claiming(len(tickets))
 
@@ -307,6 +322,7 @@ class Watch:
         self._stopping = False
         self._failures = 0
         self._outages = 0
+        self._lost_before: set[RunId] = set()
         self._thread: threading.Thread | None = None
         engine.gate.progress = self.progress
 
@@ -366,12 +382,36 @@ class Watch:
             self._recovery.run_once(at_start=False)
         if engine.draining:
             return
+        self._put_away_lost()
         act_on_stalled(engine.store, engine.journal, engine.engine_id, set_aside=engine.set_aside)
         end_orphans(engine.store, engine.journal, engine.engine_id, set_aside=engine.set_aside)
+
+    def _put_away_lost(self) -> None:
+        """Put away jobs that run here by the store, but not in memory: nobody else may take them while this engine lives.
+
+        It must not happen, and would otherwise never end. Seen twice, so that what begins or ends just now is not meant.
+        """
+        engine = self._engine
+        with engine.store.reading() as reads:
+            mine = reads.running_of(engine.engine_id, limit=ALL)
+        known = {run.ref.run_id for run in engine.all_runs()}
+        lost = {run.run_id: run for run in mine if run.run_id not in known} if not engine.claiming else {}
+        for run_id in lost.keys() & self._lost_before:
+            run = lost[run_id]
+            away = PutJobAway(
+                job=JobRef(run.job_id, run.trace_id or run.job_id, "", run_id),
+                engine_id=engine.engine_id,
+                state=JobState.QUEUED,
+                reason="lost",
+                ready_at=engine.clock.now_ms(),
+            )
+            engine.journal.put(away)
+        self._lost_before = set(lost)
 
     def _open_gate(self) -> None:
         engine = self._engine
         tally = self._recovery.run_once(at_start=True)
+        pause_ms = 20
         while not self._stopping:
             # Verdicts are tried once more: an engine may have died while its neighbours were being recovered.
             self._recovery.run_once(at_start=False)
@@ -385,7 +425,8 @@ class Watch:
                 raise
             except Conflict:
                 with self._wake:
-                    engine.clock.wait(self._wake, 20)
+                    engine.clock.wait(self._wake, pause_ms)
+                pause_ms = min(2 * pause_ms, RETRY_MS[-1])
                 tally = self._recovery.run_once(at_start=True)
                 continue
             engine.gate.open()

@@ -37,18 +37,25 @@ class _InRun(Command, frozen=True, kw_only=True):
             f"run {self.job.run_id} of job {self.job.job_id} no longer runs, so {self.step_key} was not recorded", op=op
         )
 
-    def _begin(self, now_ms: int, *, kind: StepKind, name: str, state: StepState, **more: object) -> BeginStep:
-        values: dict[str, object] = {
-            "try_number": 1,
-            "policy": "retry",
-            "args_hashes": None,
-            "inputs": None,
-            "until": None,
-            "waits_for": None,
-            "code_ref": None,
-        } | more
-        assert self.job.run_id is not None
-        return BeginStep(self.job.job_id, self.step_key, self.job.run_id, kind, name, state, at=now_ms, **values)  # type: ignore[arg-type]
+    def _begin(
+        self,
+        now_ms: int,
+        *,
+        kind: StepKind,
+        name: str,
+        state: StepState,
+        try_number: int = 1,
+        policy: InDoubtPolicy = "retry",
+        args_hashes: str | None = None,
+        inputs: str | None = None,
+        until: int | None = None,
+        waits_for: str | None = None,
+        code_ref: str | None = None,
+    ) -> BeginStep:
+        job = self.job
+        assert job.run_id is not None
+        what = (kind, name, state, try_number, policy, args_hashes, inputs, until, waits_for, code_ref, now_ms)
+        return BeginStep(job.job_id, self.step_key, job.run_id, *what)
 
     def _update(
         self,

@@ -253,6 +253,16 @@ SELECT json_array(count(*)) FROM runs
  WHERE state = 'running' AND engine_id IN (SELECT value FROM json_each(:engine_ids))
    AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = runs.job_id AND q.released_at IS NULL);
 
+-- name: adrift
+-- Jobs that say they run while no engine's run of theirs does: somebody's damage. On jobs_by_state.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT json_array(j.job_id, nullif(j.trace_id, '')) AS row FROM jobs AS j
+   WHERE j.state = 'running'
+     AND NOT EXISTS (SELECT 1 FROM runs AS r JOIN engines AS e ON e.engine_id = r.engine_id
+                      WHERE r.run_id = j.run_id AND r.job_id = j.job_id AND r.state = 'running')
+     AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = j.job_id AND q.released_at IS NULL)
+   ORDER BY j.job_id LIMIT :limit);
+
 -- name: unnamed_heads
 -- Chain heads that nobody has named yet, on engines_unnamed.
 SELECT '[' || coalesce(group_concat(json_array(engine_id, head_seq, head_hash), ','), '') || ']'
