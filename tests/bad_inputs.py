@@ -217,7 +217,7 @@ def a_cycle() -> object:
 
 def a_well() -> object:
     deep: list[object] = []
-    for _ in range(50_000):
+    for _ in range(5_000):
         deep = [deep]
     return deep
 

@@ -234,5 +234,6 @@ def test_events_are_followed_until_the_job_has_ended_in_both_colours(tmp_path: P
 def test_handles_are_shown_shortly(tmp_path: Path) -> None:
     with Engine(str(tmp_path / "jobs.db"), workflows=WORKFLOWS, **FAST) as engine:
         job = engine.submit(doubling, 1)
+        job.result(timeout_seconds=10)
         assert repr(job) == f"<job doubling {job.id}>"
         assert job.id[-6:] in job._repr_html_()

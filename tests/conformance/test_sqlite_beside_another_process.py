@@ -13,6 +13,8 @@ from relight.conformance import *  # noqa: F403
 from relight.conformance import StoreFactory
 from relight.store.sqlite import SqliteStore
 
+pytestmark = pytest.mark.slow  # the whole suite a second time, and the neighbour needs a core of its own
+
 
 @pytest.fixture(scope="module")
 def neighbour() -> Iterator[subprocess.Popen[str]]:

@@ -197,6 +197,27 @@ class TestWho:
         assert slow.submit(flows.count_up, 1).result(timeout_seconds=60) == 3
         place.assert_sound()
 
+    def test_a_job_that_was_claimed_and_could_not_be_started_is_put_away_and_claimed_again(
+        self, in_process: Start, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        engine = in_process(lease_seconds=0.5)
+        place.eventually(lambda: engine.health()["ok"], "the gate opens")
+        incarnation = engine._engine
+        assert incarnation is not None
+        start_runs = incarnation.start_runs
+
+        def refuse_once(claimed: object) -> None:
+            monkeypatch.setattr(incarnation, "start_runs", start_runs)
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(incarnation, "start_runs", refuse_once)
+        job = engine.submit(flows.count_up, 1)
+        assert job.result(timeout_seconds=60) == 3
+        [away] = place.events("run_suspended", job_id=job.id)
+        assert payload(away)["reason"] == "lost" and place.job(job.id).attempt == 1
+        assert engine.health()["ok"] and engine.health()["fenced_times"] == 0
+        place.assert_sound()
+
     def test_a_claim_lost_to_a_full_journal_is_made_later(
         self, in_process: Start, place: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:

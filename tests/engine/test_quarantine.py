@@ -115,6 +115,41 @@ class TestAtRecovery:
         assert {row.table_name for row in set_aside(place)} == {"engines"}
         assert engine.submit(flows.count_up, 1).result(timeout_seconds=60) == 3
 
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            "UPDATE runs SET state = 'no such state' WHERE job_id = ?",
+            "UPDATE runs SET state = 'completed', ended_at = 1 WHERE job_id = ?",
+            "UPDATE runs SET engine_id = 'nobody' WHERE job_id = ?",
+            "DELETE FROM runs WHERE job_id = ?",
+        ],
+    )
+    def test_a_job_that_says_it_runs_while_no_run_of_it_does_is_set_aside(
+        self, in_process: Start, place: Place, ids: list[str], damage: str
+    ) -> None:
+        place.damage(damage, ids[3])
+        engine = in_process()
+        for job_id in ids[:3] + ids[4:]:
+            assert engine.job(job_id, type=int).result(timeout_seconds=60) == 3 * ids.index(job_id)
+        assert bad_row(place, ids[3]).code == "no_run"
+
+    @pytest.mark.parametrize(
+        "column", ["trace_id = ''", "attempt = -7", "begun = 0", "max_stalls = 0", "metrics = '{'"]
+    )
+    def test_whatever_else_is_wrong_with_a_row_the_others_go_on(
+        self, in_process: Start, place: Place, ids: list[str], column: str
+    ) -> None:
+        place.damage(f"UPDATE jobs SET {column} WHERE job_id = ?", ids[3])  # noqa: S608 - a test's own text
+        engine = in_process(lease_seconds=0.5)
+        for job_id in ids[:3] + ids[4:]:
+            assert engine.job(job_id, type=int).result(timeout_seconds=60) == 3 * ids.index(job_id)
+        place.eventually(
+            lambda: set_aside(place) or not place.jobs(JobState.RUNNING, JobState.QUEUED, JobState.STALLED),
+            "it is set aside, or has ended",
+        )
+        place.eventually(lambda: engine.health()["ok"], "all is well otherwise")
+        assert engine.health()["fenced_times"] == 0
+
 
 class TestAtPolicy:
     @pytest.mark.parametrize("column", ["on_stall = 'perhaps'", "held_by = NULL, cancel_code = 'x', on_stall = ''"])

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from relight import Client, Engine, Job
+from relight.authoring.outside import engine_stopped
 from relight.core.failure import Failure, read_failure
 from relight.engine.supervisor import Watch
 from relight.model import DecisionRecord, JobRecord, JobState, RunRecord, StepRecord
@@ -187,6 +188,7 @@ class Rig:
             inside._loop.stop()
         core.ends.stop()
         core.store.close()
+        engine_stopped(engine)
 
     def verify(self) -> None:
         """Let ``relight verify`` look at the store."""

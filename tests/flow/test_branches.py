@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tests.flow.kit import Rig, eventually
 
-from relight import sleep, step, wait_signal, workflow
-from relight.errors import JobFailed, NonDurableWait, StepFailed
+from relight import Retry, ask, sleep, start, step, wait_signal, workflow
+from relight.errors import Conflict, JobFailed, NonDurableWait, StepFailed
 from relight.model import JobState, StepState
 
 
@@ -252,6 +252,44 @@ def test_a_retry_runs_a_step_again_that_was_cancelled_by_the_failure_that_ended_
     assert failed.result(timeout_seconds=10) == ["mended", "ended"]
 
 
+def test_a_cancelled_sibling_that_matters_is_in_doubt_after_a_retry(rig: Rig) -> None:
+    broken = [True]
+    calls: list[int] = []
+    running = threading.Event()
+
+    @step
+    async def fails_later() -> None:
+        while not running.is_set():
+            await asyncio.sleep(0)
+        if broken[0]:
+            raise ValueError("no")
+
+    @step(in_doubt="ask")
+    async def charge() -> str:
+        calls.append(1)
+        running.set()
+        if broken[0]:
+            await asyncio.get_running_loop().create_future()
+        return "charged"
+
+    @workflow
+    async def job() -> str:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fails_later())
+            charged = group.create_task(charge())
+        return charged.result()
+
+    failed = rig.start(job).submit(job)
+    with pytest.raises(JobFailed):
+        failed.result(timeout_seconds=10)
+    broken[0] = False
+    failed.retry(by="ada")
+    rig.question(failed)
+    assert len(calls) == 1
+    failed.answer("not_done", by="ada")
+    assert failed.result(timeout_seconds=10) == "charged"
+
+
 def test_a_task_that_outlives_its_body_ends_with_it(rig: Rig) -> None:
     ended: list[str] = []
 
@@ -290,6 +328,170 @@ def test_a_cancelled_error_of_a_steps_own_is_a_failure(rig: Rig) -> None:
     done = rig.start(job).submit(job)
     assert "CancelledError: a library's own" in done.result(timeout_seconds=10)
     assert rig.steps(done)["own#0"].state is StepState.FAILED
+
+
+# ---------------------------------------------------------------- waits of cancelled lines
+
+
+@step
+async def failing() -> None:
+    raise ValueError("no")
+
+
+@pytest.mark.parametrize("what", ["ask", "signal", "sleep", "child"])
+def test_a_wait_cancelled_by_a_siblings_failure_is_over_for_good(rig: Rig, what: str) -> None:
+    """A question nobody waits for any more is withdrawn, and what comes late does not wake the job again and again."""
+
+    @workflow
+    def child() -> int:
+        return wait_signal("go", type=int)
+
+    async def waiting() -> Any:
+        match what:
+            case "ask":
+                return await ask.aio("Send it?")
+            case "signal":
+                return await wait_signal.aio("news", type=int)
+            case "sleep":
+                return await sleep.aio(0.8)
+            case _:
+                return await (await start.aio(child)).result.aio()
+
+    @workflow
+    async def job() -> str:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(waiting())
+                await sleep.aio(0.2)
+                group.create_task(failing())
+        except* StepFailed:
+            pass
+        return await wait_signal.aio("end", type=str)
+
+    engine = rig.start(job, child, lease_seconds=0.6)
+    done = engine.submit(job)
+    rig.until_recorded(done, "signal:end#0")
+    rig.until_put_away(done)
+    assert {s.state for s in rig.steps(done).values() if s.step_key.startswith("b0/") and s.kind != "child"} == {
+        "abandoned"
+    }
+    runs = len(rig.runs(done))
+    match what:
+        case "ask":
+            assert rig.decisions(done)[0].state == "withdrawn"
+            with pytest.raises(Conflict, match="no open question"):
+                done.answer("approve", by="ada")
+        case "signal":
+            done.signal("news", 1)
+        case "child":
+            [info] = engine.jobs(kind="child")
+            engine.job(info.id).signal("go", 1)
+            rig.until(engine.job(info.id), JobState.COMPLETED)
+    eventually(lambda: rig.probes[engine].reached["watch"] > 6)
+    assert len(rig.runs(done)) <= runs + 1
+    done.signal("end", "ended")
+    assert done.result(timeout_seconds=10) == "ended"
+
+
+def test_a_step_in_backoff_that_is_cancelled_is_not_tried_again(rig: Rig) -> None:
+    tries: list[int] = []
+
+    @step(retry=Retry(tries=5, first_seconds=0.5, jitter=False))
+    async def flaky() -> None:
+        tries.append(1)
+        raise OSError
+
+    @workflow
+    async def job() -> str:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(flaky())
+                await sleep.aio(0.2)
+                group.create_task(failing())
+        except* StepFailed:
+            pass
+        await sleep.aio(0.6)
+        return "went on"
+
+    done = rig.start(job).submit(job)
+    assert done.result(timeout_seconds=10) == "went on"
+    assert len(tries) == 1 and rig.steps(done)["flaky#0"].state is StepState.ABANDONED
+
+
+def test_the_first_of_two_waits_is_the_first_on_replay_too(rig: Rig) -> None:
+    @workflow
+    async def job() -> str:
+        news = asyncio.create_task(wait_signal.aio("news", type=str))
+        limit = asyncio.create_task(sleep.aio(600))
+        await asyncio.wait([news, limit], return_when=asyncio.FIRST_COMPLETED)
+        limit.cancel()
+        got = news.result()
+        await sleep.aio(0.1)
+        return got
+
+    done = rig.start(job).submit(job)
+    rig.until_put_away(done)
+    done.signal("news", "first")
+    assert done.result(timeout_seconds=10) == "first"
+
+
+def test_code_that_waits_for_what_was_cancelled_stops_for_an_operator(rig: Rig) -> None:
+    fails = [True]
+
+    async def other() -> None:
+        if fails[0]:
+            await failing()
+
+    @workflow
+    async def job() -> str:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(wait_signal.aio("news", type=int))
+                await sleep.aio(0.2)
+                group.create_task(other())
+        except* StepFailed:
+            pass
+        return await wait_signal.aio("end", type=str)
+
+    done = rig.start(job).submit(job)
+    rig.until_recorded(done, "signal:end#0")
+    rig.until_put_away(done)
+    fails[0] = False
+    done.signal("end", "ended")
+    row = rig.until(done, JobState.AWAITING_USER)
+    assert row.status_reason == "history_mismatch:abandoned"
+    assert "b0/signal:news#0 was cancelled" in rig.events(done, "history_mismatch")[0].payload
+    fails[0] = True
+    done.resume(by="ada")
+    assert done.result(timeout_seconds=10) == "ended"
+
+
+def test_a_retry_begins_a_cancelled_wait_anew(rig: Rig) -> None:
+    fails = [True]
+
+    async def other() -> str:
+        if fails[0]:
+            await failing()
+        return "other"
+
+    @workflow
+    async def job() -> list[Any]:
+        async with asyncio.TaskGroup() as group:
+            asked = group.create_task(ask.aio("Send it?"))
+            news = group.create_task(wait_signal.aio("news", type=int, timeout_seconds=60))
+            await sleep.aio(0.2)
+            more = group.create_task(other())
+        return [asked.result().choice, news.result(), more.result()]
+
+    failed = rig.start(job).submit(job)
+    rig.until(failed, JobState.FAILED)
+    fails[0] = False
+    failed.retry(by="ada")
+    rig.question(failed)
+    failed.answer("approve", by="ada")
+    failed.signal("news", 7)
+    assert failed.result(timeout_seconds=10) == ["approve", 7, "other"]
+    assert [row.state for row in rig.decisions(failed)] == ["withdrawn", "given"]
 
 
 # ---------------------------------------------------------------- plain timers

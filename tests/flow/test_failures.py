@@ -628,3 +628,56 @@ def test_a_job_waits_in_backoff_while_other_arms_and_signals_go_on(rig: Rig) -> 
     done = rig.start(job).submit(job)
     done.signal("news", 7)
     assert done.result(timeout_seconds=10) == ["done", 7, None]
+
+
+def test_steps_in_finally_run_when_a_job_fails_and_are_not_run_again_by_a_retry(rig: Rig) -> None:
+    calls: list[str] = []
+    broken = [True]
+
+    @step
+    def charge() -> None:
+        calls.append("charge")
+        if broken[0]:
+            raise OSError("no route")
+
+    @step
+    def release() -> None:
+        calls.append("release")
+
+    @workflow
+    def job() -> str:
+        try:
+            charge()
+        finally:
+            release()
+        return "done"
+
+    failed = rig.start(job).submit(job)
+    with pytest.raises(JobFailed, match="no route"):
+        failed.result(timeout_seconds=10)
+    assert calls == ["charge", "release"]
+    broken[0] = False
+    failed.retry(by="ada")
+    assert failed.result(timeout_seconds=10) == "done"
+    assert calls == ["charge", "release", "charge"]
+
+
+def test_total_seconds_counts_from_the_first_try_also_after_a_crash(rig: Rig) -> None:
+    tries: list[int] = []
+
+    @step(retry=Retry(tries=50, first_seconds=0.4, factor=1, jitter=False, total_seconds=1.0))
+    def flaky() -> None:
+        tries.append(current_step().try_number)
+        raise ConnectionError
+
+    @workflow
+    def job() -> None:
+        flaky()
+
+    engine = rig.start(job)
+    failing = engine.submit(job)
+    eventually(lambda: len(tries) == 2)
+    engine = rig.restart(engine, job)
+    with pytest.raises(JobFailed):
+        engine.job(failing.id).result(timeout_seconds=10)
+    assert len(tries) <= 4, "0, 0.4, 0.8 s; the one after would be beyond a second"

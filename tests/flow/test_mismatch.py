@@ -391,6 +391,30 @@ def test_a_workflow_may_gain_a_parameter_with_a_default(rig: Rig) -> None:
     assert again.result(timeout_seconds=10) == "charged 5"
 
 
+def test_inputs_that_the_new_code_cannot_take_fail_the_job_and_old_code_goes_on_with_it(rig: Rig) -> None:
+    @workflow(name="job")
+    def old(n: int, note: str) -> str:
+        got = charge(n)
+        wait_signal("go", type=int)
+        return got + note
+
+    @workflow(name="job")
+    def new(n: int) -> str:
+        got = charge(n)
+        wait_signal("go", type=int)
+        return got
+
+    _, job = begun(rig, old, 5, "!")
+    engine, again = replayed(rig, new, job)
+    with pytest.raises(JobFailed, match=r'no parameter "note"'):
+        again.result(timeout_seconds=10)
+    rig.stop(engine)
+    again = rig.start(old).job(job.id)
+    again.retry(by="ada")
+    assert again.result(timeout_seconds=10) == "charged 5!"
+    assert CALLS == ["charge 5"]
+
+
 def test_two_different_functions_under_one_name_are_refused(rig: Rig) -> None:
     @step(name="fetch")
     def fetch_invoice(n: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import warnings
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,8 +13,14 @@ import pytest
 from tests.flow.kit import Rig
 
 from relight import AsyncEngine, Engine, ask, parallel, sleep, sleep_until, start, step, wait_signal, workflow
-from relight.authoring import definitions
+from relight.authoring import definitions, outside
 from relight.errors import BlockingCall, InvalidArgument, NotInJob
+
+
+@pytest.fixture(autouse=True)
+def only_engines_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests of this process leave engines behind that died where they stood."""
+    monkeypatch.setattr(outside, "_running", weakref.WeakSet())
 
 
 @step
@@ -112,12 +119,14 @@ def test_the_async_facade_is_fine_in_async_code(rig: Rig) -> None:
 # ---------------------------------------------------------------- unrecorded calls
 
 
-@pytest.fixture
-def unwarned() -> None:
-    definitions._warned.clear()
+@pytest.fixture(autouse=True)
+def unwarned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was warned of yet, and no engine of another test counts as running."""
+    monkeypatch.setattr(definitions, "_warned", set())
+    monkeypatch.setattr(outside, "_running", weakref.WeakSet())
 
 
-def test_a_step_in_a_foreign_thread_warns_once_while_an_engine_runs(rig: Rig, unwarned: None) -> None:
+def test_a_step_in_a_foreign_thread_warns_once_while_an_engine_runs(rig: Rig) -> None:
     @step
     def total(n: int) -> int:
         return 2 * n
@@ -165,7 +174,7 @@ def test_outside_error_refuses_calls_outside_a_job_while_an_engine_runs(rig: Rig
     assert len(calls) == 3
 
 
-def test_nobody_is_warned_where_no_engine_runs(unwarned: None) -> None:
+def test_nobody_is_warned_where_no_engine_runs() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with ThreadPoolExecutor(1) as pool:

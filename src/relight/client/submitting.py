@@ -119,7 +119,7 @@ class Submitting(Session):
             except Conflict as error:
                 return [error]
             return [None]
-        return self.journal.execute_all(commands) if commands else []
+        return self.journal.execute_all(commands, patience_seconds=self.patience_seconds) if commands else []
 
     def _submitted(
         self, command: SubmitJob, error: BaseException | None, owners: dict[tuple[str, str | None], JobRecord]

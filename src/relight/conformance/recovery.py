@@ -6,6 +6,7 @@ import pytest
 
 from relight.conformance.world import Engine, StoreFactory, World
 from relight.core import events as ev
+from relight.core.changes import QueueLimit
 from relight.core.commands import JobRef
 from relight.core.commands.engines import FailGate, Tell
 from relight.errors import Conflict
@@ -365,8 +366,6 @@ def test_a_quarantined_run_of_the_dead_holds_no_slot(store_factory: StoreFactory
         engine.open_gate()
         with engine.store.reading() as reads:
             assert reads.queue_load("narrow") == {}
-        from relight.core.changes import QueueLimit
-
         engine.claim(engine.submit(queue="narrow"), limits=[QueueLimit("narrow", None, 1)])
 
 

@@ -408,9 +408,9 @@ def test_what_has_ended_takes_no_signal_no_step_no_answer_and_no_child(
             owner.beginning(scene.run, "late#0"),
             owner.finishing_step(scene.run),
             owner.failing_try(scene.run, state=StepState.BACKOFF),
+            owner.answer_command(scene.job, scene.decision_id),
             owner.submission("child", parent_job_id=scene.job.job_id),
-            owner.quarantining(scene.job),
-        )[:5]:
+        ):
             [error] = owner.outcomes(command)
             assert isinstance(error, Conflict), type(command).__name__
         assert world.snapshot(scene.job) == before

@@ -17,6 +17,7 @@ from relight.core import events as ev
 from relight.core.commands import Command, JobRef
 from relight.core.commands import steering as cs
 from relight.core.commands import steps as ct
+from relight.core.commands.engines import WakeDueJobs
 from relight.core.flow import digest
 from relight.errors import Conflict
 from relight.ids import StepKey
@@ -238,18 +239,12 @@ def test_of_two_looks_at_the_clock_in_one_batch_the_later_counts(store_factory: 
         run = engine.run_new()
         engine.put_away(run, "sleeping", ready_at=world.clock.now_ms() + 1000)
         world.clock.advance(999)
-        first = engine.journal.put(_wake())
+        first = engine.journal.put(WakeDueJobs())
         world.clock.advance(1)
-        second = engine.journal.put(_wake())
+        second = engine.journal.put(WakeDueJobs())
         engine.pump()
         assert (first.error, second.error) == (None, None)
         assert world.job(run).claimable
-
-
-def _wake() -> Command:
-    from relight.core.commands.engines import WakeDueJobs
-
-    return WakeDueJobs()
 
 
 def test_what_nobody_waits_for_wakes_nobody(store_factory: StoreFactory) -> None:

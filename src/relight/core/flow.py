@@ -66,12 +66,15 @@ class Invoke(msgspec.Struct, frozen=True):
 class Park(msgspec.Struct, frozen=True):
     """Wait, in memory for a while and then put away, until a time or until what is waited for comes.
 
-    Sends back ``"due"`` or ``"arrived"``, or leaves with CancelRequested or Suspending.
+    ``key`` and ``try_number`` name the record that waits. Sends back ``"due"`` or ``"arrived"``, or leaves with
+    CancelRequested or Suspending.
     """
 
-    kind: StepKind
+    kind: StepKind | Literal["abandoned"]
     waits_for: str | None
     until: int | None
+    key: StepKey
+    try_number: int = 1
 
 
 class LookDecision(msgspec.Struct, frozen=True):
@@ -111,7 +114,10 @@ class Mismatch(msgspec.Struct, frozen=True):
 
 
 class Abandoned(msgspec.Struct, frozen=True):
-    """This step was cancelled by a sibling while it ran, and is not run again. Leaves as it left then: cancelled."""
+    """What was called here was cancelled while it ran or waited, and is not run again: wait until that happens again.
+
+    If nothing else can happen in the run, its code waits for an outcome that never was: a mismatch.
+    """
 
     key: StepKey
 
@@ -269,10 +275,10 @@ def _as_raised(failure: Failure, step: StepSpec, call: StepCall) -> Exception:
 def _try_until_settled(
     history: History, job: JobRef, step: StepSpec, call: StepCall, record: StepRecord | None
 ) -> Flow:
-    first_ms: int = record.begun_at if record is not None else (yield Now())
     stopped = _Stopped(1) if record is None else _where_it_stopped(record, step)
+    first_ms: int = stopped.first_at or (yield Now())
     if stopped.resume_at:
-        yield Park(StepKind.STEP, None, stopped.resume_at)
+        yield Park(StepKind.STEP, None, stopped.resume_at, call.key, stopped.next_try - 1)
     if stopped.doubtful_try is not None:
         done, value = yield from _settle_doubt(history, job, step, call, stopped.doubtful_try)
         if done:
@@ -283,7 +289,7 @@ def _try_until_settled(
         if isinstance(outcome, Returned):
             return outcome.value
         next_at = yield from _record_failure(job, step, call, try_number, outcome, first_ms)
-        yield Park(StepKind.STEP, None, next_at)
+        yield Park(StepKind.STEP, None, next_at, call.key, try_number)
         if not _certain(step, outcome):
             done, value = yield from _settle_doubt(history, job, step, call, try_number)
             if done:
@@ -291,12 +297,22 @@ def _try_until_settled(
         try_number += 1
 
 
+class _FailedTry(Failure, frozen=True, kw_only=True, omit_defaults=True):
+    """A failure as recorded of a try: with when the step's first try began, by which ``total_seconds`` counts."""
+
+    first_at: int = 0
+
+
 class _Stopped(msgspec.Struct, frozen=True):
-    """Where an earlier run left a step: the next try's number, the try nobody knows about, when to go on (0: now)."""
+    """Where an earlier run left a step.
+
+    The next try's number, the try nobody knows about, when to go on (0: now), and when its first try began (0: now).
+    """
 
     next_try: int
     doubtful_try: int | None = None
     resume_at: int = 0
+    first_at: int = 0
 
 
 def _where_it_stopped(record: StepRecord, step: StepSpec) -> _Stopped:
@@ -306,15 +322,18 @@ def _where_it_stopped(record: StepRecord, step: StepSpec) -> _Stopped:
     opened again has its tries counted anew; if nobody knows about its last one, that is settled first as ever (only where
     the policy is to fail, the retry was the answer).
     """
-    last = read_failure(record.error) if record.error else None
+    last = msgspec.json.decode(record.error, type=_FailedTry) if record.error else None
     begun = record.state in (StepState.RUNNING, StepState.IN_DOUBT)
+    first_at = last.first_at if last is not None and last.first_at else record.begun_at
     if begun and (last is None or last.tries < record.try_number):
-        return _Stopped(record.try_number, record.try_number)
+        return _Stopped(record.try_number, record.try_number, 0, first_at)
     uncertain = last is not None and not last.certain
     if record.try_number == 0:
-        asks = uncertain and step.policy in ("ask", "reconcile")
-        return _Stopped(1, last.tries if last is not None and asks else None)
-    return _Stopped(record.try_number + 1, record.try_number if begun or uncertain else None, record.until or 0)
+        # Without a failure it was cancelled while it ran.
+        asks = (uncertain or last is None) and step.policy in ("ask", "reconcile")
+        return _Stopped(1, (last.tries if last is not None else 1) if asks else None)
+    doubtful_try = record.try_number if begun or uncertain else None
+    return _Stopped(record.try_number + 1, doubtful_try, record.until or 0, first_at)
 
 
 def _one_try(job: JobRef, step: StepSpec, call: StepCall, try_number: int) -> Flow:
@@ -392,7 +411,7 @@ def _record_failure(
             step_key=call.key,
             try_number=try_number,
             state=state,
-            failure=failure,
+            failure=_FailedTry(**msgspec.structs.asdict(failure), first_at=first_ms),
             until=next_at,
             policy=step.policy,
         )
@@ -525,7 +544,7 @@ def _ask_about(history: History, job: JobRef, call: StepCall, try_number: int, w
                 expires_at=None,
             )
         )
-    yield Park(StepKind.ASK, open_question, None)
+    yield Park(StepKind.ASK, open_question, None, key)
     answer: DecisionRecord = yield LookDecision(open_question)
     by = answer.by or "unknown"
     if answer.choice == "done":

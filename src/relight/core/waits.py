@@ -26,7 +26,7 @@ from relight.core.commands.steps import (
     RecordValue,
     StartChildren,
 )
-from relight.core.flow import Enter, Flow, LookDecision, Mismatch, NewId, Now, Park, Persist, digest
+from relight.core.flow import Abandoned, Enter, Flow, LookDecision, Mismatch, NewId, Now, Park, Persist, digest
 from relight.core.history import History
 from relight.errors import Conflict, IdempotencyMismatch
 from relight.ids import JobId, StepKey
@@ -54,16 +54,22 @@ class LookOwners(msgspec.Struct, frozen=True):
 
 
 def _open(history: History, key: StepKey, kind: StepKind) -> Flow:
-    """Find a wait's record; ask to enter when it is not finished. Returns the record or None."""
+    """Find a wait's record; ask to enter when it is not finished. Returns the record, or None for a wait to begin.
+
+    One that was cancelled by a sibling stays cancelled; one that an operator's retry opened again begins anew.
+    """
     record = history.call(key)
     if record is not None and record.kind is not kind:
         yield Mismatch(key, "other_kind", f"{key} was recorded as {record.kind} and is now {kind}", "", "")
-    if record is None or record.state is StepState.WAITING:
-        yield Enter(key)
-        ahead = history.ahead_of(key)
-        if record is None and ahead:
-            yield Mismatch(key, "step_inserted", f"{key} is new, but {ahead[0]} after it is already done", "", "")
-    return record
+    if record is not None and record.state is StepState.ABANDONED:
+        yield Abandoned(key)
+    if _over(record):
+        return record
+    yield Enter(key)
+    ahead = history.ahead_of(key)
+    if record is None and ahead:
+        yield Mismatch(key, "step_inserted", f"{key} is new, but {ahead[0]} after it is already done", "", "")
+    return record if record is not None and record.state is StepState.WAITING else None
 
 
 def _over(record: StepRecord | None) -> TypeGuard[StepRecord]:
@@ -89,7 +95,7 @@ def sleep_until(history: History, job: JobRef, key: StepKey, *, seconds: float |
         yield Persist(BeginWait(job=job, step_key=key, kind=StepKind.SLEEP, name="sleep", until=until, waits_for=None))
     else:
         until = record.until or 0
-    yield Park(StepKind.SLEEP, None, until)
+    yield Park(StepKind.SLEEP, None, until, key)
     yield Persist(EndWait(job=job, step_key=key, outcome="null"), lazy=True)
     return None
 
@@ -127,7 +133,7 @@ def wait_signal(history: History, job: JobRef, key: StepKey, *, name: str, timeo
                 lazy=timeout_ms == 0,
             )
             fresh = False
-        if timeout_ms == 0 or (yield Park(StepKind.SIGNAL, name, until)) == "due":
+        if timeout_ms == 0 or (yield Park(StepKind.SIGNAL, name, until, key)) == "due":
             yield Persist(EndWait(job=job, step_key=key, outcome=_text(TIMED_OUT)))
             return TIMED_OUT
 
@@ -164,7 +170,7 @@ def ask(history: History, job: JobRef, key: StepKey, question: Question) -> Flow
         )
     else:
         decision_id, until = record.waits_for or "", record.until
-    came = yield Park(StepKind.ASK, decision_id, until)
+    came = yield Park(StepKind.ASK, decision_id, until, key)
     outcome: dict[str, object] = {"id": decision_id, "expired_at": until or 0}
     if came == "due":
         try:
@@ -235,7 +241,7 @@ def child_result(history: History, job: JobRef, key: StepKey, child_id: JobId, t
                 )
             )
             begun = True
-        if timeout_ms == 0 or (yield Park(StepKind.CHILD_RESULT, child_id, until)) == "due":
+        if timeout_ms == 0 or (yield Park(StepKind.CHILD_RESULT, child_id, until, key)) == "due":
             yield Persist(EndWait(job=job, step_key=key, outcome=_text(TIMED_OUT)))
             return TIMED_OUT
     outcome = {"state": child.state, "outputs": child.outputs, "error": child.error}

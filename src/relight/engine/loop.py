@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import inspect
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -69,6 +70,8 @@ class EngineLoop:
         self._loop = _Loop()
         self._loop.set_task_factory(_task_factory)
         self._ready = threading.Event()
+        self._calls: deque[Callable[[], object]] = deque()
+        self._woken = False
         self._stopped = False
         self.ident: int | None = None
         self._thread = threading.Thread(target=self._run, name=f"relight-loop-{name}", daemon=True)
@@ -97,10 +100,19 @@ class EngineLoop:
 
     def call(self, call: Callable[[], object]) -> None:
         """Call something on the loop, soon. Does nothing when the loop is closed."""
+        self._calls.append(call)
+        if self._woken:
+            return  # one wake-up serves all: each writes to a socket and gives up the GIL, which a busy thread then keeps
+        self._woken = True
         try:
-            self._loop.call_soon_threadsafe(call)
+            self._loop.call_soon_threadsafe(self._take_calls)
         except RuntimeError:
             return  # closed: nothing of ours runs there any more
+
+    def _take_calls(self) -> None:
+        self._woken = False  # before looking: what is put from now on wakes again
+        while self._calls:
+            self._loop.call_soon(self._calls.popleft())
 
     def future(self) -> asyncio.Future[Any]:
         """Return a new future of this loop."""

@@ -141,6 +141,8 @@ def put_away(run: Run, engine: Ended, now_ms: int) -> Command:
         return PutJobAway(
             job=run.ref, engine_id=engine.engine_id, state=JobState.QUEUED, reason=reason, ready_at=now_ms
         )
+    if all(waiter.kind == "abandoned" for waiter in run.left_waiting):
+        return _never_comes(run, engine)
     until = [waiter.until for waiter in run.left_waiting if waiter.until is not None]
     questions = _questions(run.left_waiting, engine.open_decisions(run.ref.job_id))
     return PutJobAway(
@@ -150,6 +152,20 @@ def put_away(run: Run, engine: Ended, now_ms: int) -> Command:
         reason="awaiting_user" if questions else reason,
         ready_at=min(until) if until else None,
         tells=questions,
+    )
+
+
+def _never_comes(run: Run, engine: Ended) -> Command:
+    keys = sorted(waiter.waits_for or "" for waiter in run.left_waiting)
+    detail = f"{', '.join(keys)} was cancelled when this ran before, and now the code waits for its outcome"
+    told = ev.HistoryMismatch(step_key=keys[0], recorded_hash="", now_hash="", detail=detail)
+    return PutJobAway(
+        job=run.ref,
+        engine_id=engine.engine_id,
+        state=JobState.AWAITING_USER,
+        reason="history_mismatch:abandoned",
+        ready_at=None,
+        tells=(told,),
     )
 
 

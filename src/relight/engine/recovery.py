@@ -231,7 +231,8 @@ class Recovery:
     def _stall_chunk(self, each: Fallen, chunk: Sequence[RunningRun], tally: Tally) -> None:
         tally.scanned += len(chunk)
         whole = [run for run in chunk if run.trace_id is not None]
-        outcomes = self._journal.execute_all([self._stall(each, run, tally.recovery_id) for run in whole])
+        heard = rfc3339(each.judgement.last_beat_ms or each.row.beat_at)
+        outcomes = self._journal.execute_all([self._stall(each, run, tally.recovery_id, heard) for run in whole])
         bad: list[tuple[RunningRun, str]] = [
             (run, "the job of this run has no row") for run in chunk if run.trace_id is None
         ]
@@ -246,7 +247,7 @@ class Recovery:
         if bad:
             self._set_aside(each.row.engine_id, bad, tally)
 
-    def _stall(self, each: Fallen, run: RunningRun, recovery_id: str) -> StallRunNow:
+    def _stall(self, each: Fallen, run: RunningRun, recovery_id: str, heard: str) -> StallRunNow:
         row, judgement = each.row, each.judgement
         return StallRunNow(
             job=JobRef(run.job_id, run.trace_id or "", "", run.run_id),
@@ -255,7 +256,7 @@ class Recovery:
             evidence=judgement.evidence,
             recovery_id=recovery_id,
             judge=self._me,
-            last_heartbeat_ts=rfc3339(judgement.last_beat_ms or row.beat_at),
+            last_heartbeat_ts=heard,
             threshold_secs=row.lease_ms / 1000,
             in_doubt=tuple(run.in_doubt),
             held=each.state is EngineState.SILENT,
@@ -321,11 +322,13 @@ class Recovery:
     def _set_aside_adrift(self, tally: Tally) -> None:
         """Jobs that say they run, and no engine runs them: nobody would ever stall, finish or put them away."""
         detail = "the job is running, but no engine has a running run of it"
+        after = ""
         while True:
             with self._store.reading() as reads:
-                adrift = reads.adrift()
+                adrift = reads.adrift(after)
             if not adrift:
                 return
+            after = adrift[-1][0]
             self._quarantine(
                 [self._aside(job_id, trace_id, "jobs", "no_run", detail, tally) for job_id, trace_id in adrift], tally
             )

@@ -24,7 +24,7 @@ from relight.core import events as ev
 from relight.core import flow as f
 from relight.core import waits
 from relight.core.changes import Who
-from relight.core.commands.steering import decide_end, system
+from relight.core.commands.steering import WithdrawQuestion, decide_end, system
 from relight.core.commands.steps import AbandonStep, BeginTry, NoteOverdue, ReportProgress
 from relight.core.flow import Flow, Raised, Returned, StepCall, StepSpec
 from relight.core.keys import Branch, explicit_key
@@ -216,6 +216,9 @@ class Conductor:
                             value = self.engine.clock.now_ms()
                         case f.Park():
                             value = await self._park_async(request)
+                        case f.Abandoned(key):
+                            while True:
+                                await self._park_async(f.Park("abandoned", key, None, key))
                         case f.Enter() | f.Mismatch():
                             await self._enter_async(request)
                         case _:
@@ -251,7 +254,8 @@ class Conductor:
                 self._mismatch(request)
                 raise Suspending(request.detail)
             case f.Abandoned(key):
-                raise _cancelled(f"{key} was cancelled while it ran, and is not run again")
+                while True:
+                    self._park(f.Park("abandoned", key, None, key))
             case f.Stow(text):
                 return engine.stow(text)
             case f.Unstow(text):
@@ -467,8 +471,8 @@ class Conductor:
         seconds = (request.step.timeout_ms or 0) / 1000
         return Raised(StepTimeout(f"{request.call.key} took longer than {seconds:g} s"), certain=False)
 
-    def _abandon(self, key: StepKey, try_number: int) -> None:
-        """A step was cancelled while it ran, and the job goes on without it: a replay must not run it again.
+    def _abandon(self, key: StepKey, try_number: int, question: str | None = None) -> None:
+        """Something was cancelled while it ran or waited, and the job goes on without it: a replay must not do it again.
 
         Not when its job ends with it: then the step stays as it was cut, and an operator's retry finds it in doubt.
         """
@@ -482,6 +486,8 @@ class Conductor:
             self.engine.journal.put(
                 AbandonStep(job=self.ref, step_key=key, try_number=try_number, reason=reason), lazy=True
             )
+            if question is not None:
+                self.engine.journal.put(WithdrawQuestion(job=self.ref, decision_ids=(question,)), lazy=True)
         except (Fenced, StorageUnavailable):
             return  # the run is being lost; its step stays in doubt
 
@@ -536,6 +542,8 @@ class Conductor:
         except BaseException:  # boundary: cleaned up after, and raised again
             self.engine.board.remove(waiter)
             self.run.unpark(waiter, self.engine.clock.mono_ms())
+            if request.kind != "abandoned" and self.run.end is None:
+                self._abandon(request.key, request.try_number, request.waits_for if request.kind == "ask" else None)
             raise
         try:
             return self._leave(waiter)
@@ -568,12 +576,6 @@ class Conductor:
     def run_arms(self, arms: Sequence[Callable[[], Any]], limit: int) -> list[Any]:
         """Run callables in threads, the caller's among them: so that parents in all threads cannot deadlock."""
         return Arms(self, arms).run(limit)
-
-
-def _cancelled(why: str) -> BaseException:
-    import asyncio
-
-    return asyncio.CancelledError(why)
 
 
 def _path() -> str:

@@ -280,9 +280,8 @@ class Supervisor:
     def _claimed(self, tickets: list[Ticket]) -> None:
         try:
             self._engine.start_runs([ticket.tag for ticket in tickets if ticket.error is None])
-        except (
-            Exception
-        ) as error:  # boundary: this is the journal's thread; what did not start is put away by the watch
+        except Exception as error:
+            # boundary: this is the journal's thread; what did not start is put away by the watch
             self._engine.trouble["claims"] = describe(error)
         else:
             self._engine.trouble.pop("claims", None)

@@ -229,13 +229,19 @@ class Journal:
         """
         latch = Latch()
         ticket = self.put(command, waker=latch)
-        if not latch.wait(patience_seconds) and not ticket.done:
-            self._give_up(ticket)
+        if not latch.wait(patience_seconds):
+            for error in self._take_back([ticket]).values():
+                raise error
         if ticket.error is not None:
             raise ticket.error
 
-    def execute_all(self, commands: Sequence[Command]) -> list[BaseException | None]:
-        """Queue commands in order, wait for all of them, and return each one's error or None."""
+    def execute_all(
+        self, commands: Sequence[Command], *, patience_seconds: float | None = None
+    ) -> list[BaseException | None]:
+        """Queue commands in order, wait for all of them, and return each one's error or None.
+
+        With ``patience_seconds``, gives up once none of them was written for so long; those left get what ``execute`` raises.
+        """
         latch = Latch(len(commands))
         outcomes: list[BaseException | None] = []
         tickets: list[Ticket | None] = []
@@ -247,26 +253,37 @@ class Journal:
                 tickets.append(None)
                 outcomes.append(error)
                 latch.skip()
-        if commands:
-            latch.wait(None)
+        left = len(commands)
+        while left and not latch.wait(patience_seconds):
+            waiting = [ticket for ticket in tickets if ticket is not None and not ticket.done]
+            if len(waiting) == left:
+                given_up = self._take_back(waiting)
+                return [
+                    outcome if ticket is None else given_up.get(ticket, ticket.error)
+                    for ticket, outcome in zip(tickets, outcomes, strict=True)
+                ]
+            left = len(waiting)
         return [outcome if ticket is None else ticket.error for ticket, outcome in zip(tickets, outcomes, strict=True)]
 
-    def _give_up(self, ticket: Ticket) -> None:
+    def _take_back(self, tickets: Sequence[Ticket]) -> dict[Ticket, StorageUnavailable]:
+        """Take commands back that nobody waits for any more; return what each caller is told of those not done by now."""
+        wanted = set(tickets)
         with self._ready:
-            waiting = ticket in self._queue
-            if waiting:
-                self._queue.remove(ticket)
-                self._urgent -= not ticket.lazy
-        job = getattr(ticket.command, "job_id", None)
+            back = {ticket for ticket in self._queue if ticket in wanted}
+            if back:
+                self._queue = deque(ticket for ticket in self._queue if ticket not in back)
+                self._urgent -= sum(not ticket.lazy for ticket in back)
         why = f" ({self._trouble})" if self._trouble else ""
-        if waiting:
-            raise StorageUnavailable(
-                f"the store does not take writes now{why}; nothing was stored. Try again later", job_id=job
-            )
-        raise StorageUnavailable(
-            f"the store does not answer{why}; whether this was stored is not known yet. Repeating it is safe",
-            job_id=job,
-        )
+        told = {}
+        for ticket in tickets:
+            job = getattr(ticket.command, "job_id", None)
+            if ticket in back:
+                text = f"the store does not take writes now{why}; nothing was stored. Try again later"
+                told[ticket] = StorageUnavailable(text, job_id=job)
+            elif not ticket.done:
+                text = f"the store does not answer{why}; whether this was stored is not known yet. Repeating it is safe"
+                told[ticket] = StorageUnavailable(text, job_id=job)
+        return told
 
     # taking them out
 

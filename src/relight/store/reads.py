@@ -323,9 +323,9 @@ class Reads:
         """Return how many unquarantined runs of these engines are running."""
         return self._get(list[int], "count_running_of", engine_ids=_json(engine_ids))[0]  # type: ignore[no-any-return]
 
-    def adrift(self, limit: int = 1000) -> list[tuple[JobId, str | None]]:
-        """Return (job, trace) of unquarantined jobs that say they run while no engine's run of theirs does, by id."""
-        return self._get(list[tuple[JobId, str | None]], "adrift", limit=limit)  # type: ignore[no-any-return]
+    def adrift(self, after: str = "", limit: int = 1000) -> list[tuple[JobId, str | None]]:
+        """Return (job, trace) of unquarantined jobs after an id that say they run while no engine's run of theirs does."""
+        return self._get(list[tuple[JobId, str | None]], "adrift", after=after, limit=limit)  # type: ignore[no-any-return]
 
     def unnamed_heads(self) -> list[tuple[EngineId, int, str]]:
         """Return (writer, seq, hash) of chain heads that nobody has named."""

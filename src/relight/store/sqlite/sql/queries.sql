@@ -254,10 +254,10 @@ SELECT json_array(count(*)) FROM runs
    AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = runs.job_id AND q.released_at IS NULL);
 
 -- name: adrift
--- Jobs that say they run while no engine's run of theirs does: somebody's damage. On jobs_by_state.
+-- Jobs after an id that say they run while no engine's run of theirs does: somebody's damage. On jobs_by_state.
 SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
   SELECT json_array(j.job_id, nullif(j.trace_id, '')) AS row FROM jobs AS j
-   WHERE j.state = 'running'
+   WHERE j.state = 'running' AND j.job_id > :after
      AND NOT EXISTS (SELECT 1 FROM runs AS r JOIN engines AS e ON e.engine_id = r.engine_id
                       WHERE r.run_id = j.run_id AND r.job_id = j.job_id AND r.state = 'running')
      AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = j.job_id AND q.released_at IS NULL)
