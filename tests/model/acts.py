@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.model.driver import KEYS, QUEUES, Driver, Nothing, odd
+from tests.model.driver import KEYS, NAMES, QUEUES, Driver, Nothing, odd
 
-from relight.conformance.world import ANN, FAILURE, Engine
+from relight.conformance.world import ANN, FAILURE, Engine, Writer
 from relight.core import events as ev
 from relight.core.changes import QueueLimit
 from relight.core.commands import Command, JobRef
@@ -263,14 +263,47 @@ class Acts(Driver):
         children = [j.job_id for j in self.reference.t.jobs.values() if j.parent_job_id == run.job_id]
         child = self.some(children, m)
         if child is not None:
-            key = StepKey(f"child[{child[-6:]}]")
-            self.go(
-                engine,
-                ct.BeginWait(
-                    job=run, step_key=key, kind=StepKind.CHILD_RESULT, name="child", until=None, waits_for=child
-                ),
-                wait,
+            self.wait_for_child(engine, run, child, wait)
+
+    def wait_for_child(self, engine: Engine, run: JobRef, child: str, wait: bool = False) -> None:
+        """Begin to wait for a child's end."""
+        key = StepKey(f"child[{child[-6:]}]")
+        self.go(
+            engine,
+            ct.BeginWait(job=run, step_key=key, kind=StepKind.CHILD_RESULT, name="child", until=None, waits_for=child),
+            wait,
+        )
+
+    def race(self, n: int, m: int, wait: bool) -> None:
+        """A run waits and is put away, and what it waits for comes just before or just after."""
+        engine, run = self.a_run(n)
+        if not self.is_quiet(engine, run):
+            return
+        name, other = NAMES[m % 2], NAMES[1 - m % 2]
+        arrival: Command
+        if n % 2 and self.has_room():
+            self.start_child(n, m % 2, False)
+        children = [j for j in self.reference.t.jobs.values() if j.parent_job_id == run.job_id]
+        live = [j for j in children if j.state in (_S.QUEUED, _S.RUNNING)]
+        if n % 2 and live:
+            self.wait_for_child(engine, run, live[-1].job_id)
+            arrival = cs.decide_end(
+                live[-1], ANN, code="cancel", reason=None, force=True, open_decisions=self.open_questions(live[-1])
             )
+        else:
+            self.wait_signal(n, name, m % 3, wait)
+            arrival = self.client.signal_command(run, name, str(n))
+        away = (engine, engine.putting_away(run))
+        acts: list[tuple[Writer, Command]] = [(self.client, arrival), away] if m % 3 else [away, (self.client, arrival)]
+        for writer, command in acts:
+            if writer is self.client and m % 5 < 2:
+                self.go(self.client, self.client.signal_command(run, other, str(m)), wait=True)
+            self.go(writer, command)
+
+    def open_questions(self, job: JobRecord) -> list[str]:
+        """Return a job's open questions."""
+        rows = self.reference.t.decisions.values()
+        return [row.decision_id for row in rows if row.job_id == job.job_id and row.state == "open"]
 
     # from outside
 

@@ -34,6 +34,7 @@ T = TypeVar("T")
 
 MAX_JOBS, MAX_LIVE_JOBS = 12, 5
 KEYS = ("fetch#0", "parse#0", "write#0")
+NAMES = ("go", "stop")
 QUEUES = ("default", "narrow")
 
 

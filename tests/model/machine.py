@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 from tests.model.acts import Acts
-from tests.model.driver import QUEUES, Driver
+from tests.model.driver import NAMES, QUEUES, Driver
 
 from relight.conformance.world import ANN, Engine
 from relight.core import events as ev
@@ -18,18 +18,33 @@ from relight.model import (
 
 _S = JobState
 
-NAMES = ("go", "stop")
+
 STEP_ACTS = [
     *("begin", "begin", "begin", "finish", "finish", "failed", "backoff", "doubt", "abandon"),
     *("done", "not_done", "fail", "value", "progress"),
 ]
-WAIT_ACTS = ["signal", "signal", "consume", "ask", "ask", "sleep", "start child", "child", "child", "end"]
+WAIT_ACTS = [
+    "signal",
+    "signal",
+    "consume",
+    "ask",
+    "ask",
+    "sleep",
+    "start child",
+    "start child",
+    "child",
+    "child",
+    "end",
+    "race",
+    "race",
+    "race",
+]
 RUN_ENDS = [
     *("put away", "put away", "put away", "await person", "await person", "mismatch"),
     *("completed", "completed_with_issues", "failed", "cancelled"),
 ]
 OUTSIDE_ACTS = [
-    *("signal", "signal", "signal", "answer", "answer", "time out", "expire", "withdraw", "settle", "retry", "retry"),
+    *("signal", "signals", "signals", "answer", "answer", "time out", "expire", "withdraw", "settle", "retry", "retry"),
     *("cancel", "cancel", "fail", "deadline"),
 ]
 STALLED_ACTS = ["resume", "resume", "resume", "probation", "operator", "hold", "poison", "let go"]
@@ -185,6 +200,8 @@ class StoreAgainstReference(Acts):
                 self.start_child(n, m % 2, wait)
             case "child":
                 self.wait_child(n, m, wait)
+            case "race":
+                self.race(n, m, wait)
             case _:
                 self.end_wait(n, m, wait)
 
@@ -203,6 +220,9 @@ class StoreAgainstReference(Acts):
         match how:
             case "signal":
                 self.signal(n, NAMES[m % 2], (None, None, "k")[m % 3], wait)
+            case "signals":
+                for name in NAMES if m % 2 else reversed(NAMES):
+                    self.signal(n, name, None, name != NAMES[m % 2])
             case "cancel" | "fail" | "deadline":
                 self.end(n, how, m % 3 == 0, wait)
             case "settle":

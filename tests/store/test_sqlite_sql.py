@@ -35,10 +35,19 @@ def op_of(row: type[msgspec.Struct]) -> str:
     return row.op if issubclass(row, Row) else "events"
 
 
-def statements() -> list[str]:
-    """Return the statements of the batch's trigger, in order."""
-    body = KERNEL.partition("INSTEAD OF INSERT ON batch BEGIN")[2].rpartition("END;")[0]
+def body_of(view: str) -> list[str]:
+    """Return the statements of the trigger on a view, in order."""
+    body = KERNEL.partition(f"INSTEAD OF INSERT ON {view} BEGIN")[2].partition("END;\n")[0]
     return [statement.strip() for statement in body.split(";") if statement.strip()]
+
+
+def statements() -> list[str]:
+    """Return the statements of a batch in the order in which they are run, those of its groups where a group stands."""
+    found: list[str] = []
+    for statement in body_of("batch"):
+        group = re.match(r"INSERT INTO (batch_\w+)", statement)
+        found += body_of(group[1]) if group else [statement]
+    return found
 
 
 def using(op: str) -> list[str]:
@@ -54,6 +63,22 @@ def test_there_is_a_column_for_each_operation_and_no_other() -> None:
     columns = re.findall(r"NULL AS (\w+)", view)
     fixed = ["writer_id", "batch_seq", "head_seq", "head_hash", "schema_number"]
     assert sorted(columns) == sorted([*fixed, *(op_of(row) for row in ROWS)])
+
+
+def test_a_group_is_given_its_columns_by_name_and_passed_over_only_without_any_row() -> None:
+    given: list[str] = []
+    for statement in body_of("batch"):
+        group = re.match(r"INSERT INTO (batch_\w+)\s+SELECT (.*?)\s+WHERE (.*?)\s+IS NOT NULL$", statement, re.DOTALL)
+        if group is None:
+            continue
+        passed, looked_at = (re.findall(r"NEW\.(\w+)", part) for part in (group[2], group[3]))
+        view = KERNEL.partition(f"CREATE TEMP VIEW {group[1]} AS SELECT")[2].partition(";")[0]
+        assert re.findall(r"NULL AS (\w+)", view) == passed, group[1]
+        assert [name for name in passed if name != "writer_id"] == looked_at, group[1]
+        used = {name for part in body_of(group[1]) for name in re.findall(r"NEW\.(\w+)", part)}
+        assert used == set(passed), group[1]
+        given += looked_at
+    assert given == [row.op for row in OPS]
 
 
 def test_operations_are_applied_in_the_order_of_OPS() -> None:  # noqa: N802
@@ -179,6 +204,30 @@ def test_the_fence_comes_before_every_write_but_the_writer_s_own_row() -> None:
     for statement in found[:fence]:
         assert "NEW.open_writers" in statement or "UPDATE engines SET batch_seq" in statement
     assert "state = 'live' AND batch_seq = NEW.batch_seq - 1" in found[fence - 1]
+
+
+EXPECTED_STATES = {
+    "start_runs": ["jobs.state = 'queued'"],
+    "stall_runs": ["runs.state = 'running'", "jobs.state = 'running'"],
+    "end_runs": ["runs.state = 'running'"],
+    "end_jobs": ["jobs.state = 'running'", "jobs.state = 'queued'"],
+    "put_away": ["jobs.state = 'running'"],
+    "move_jobs": ["jobs.state = r.source"],
+    "wake_jobs": ["jobs.state = 'queued'"],
+    "cancel_jobs": ["jobs.state IN ('queued', 'awaiting_user', 'running', 'stalled')"],
+    "wake_due": ["state = 'queued'"],
+    "release_holds": ["jobs.state = 'stalled'"],
+    "judge_engines": ["engines.state = r.source"],
+    "close_writers": ["engines.state = 'live'"],
+}
+"""By operation that moves something: the states that its statements expect, whatever else they ask (P9)."""
+
+
+@pytest.mark.parametrize("op", list(EXPECTED_STATES))
+def test_every_move_names_the_state_it_expects(op: str) -> None:
+    wheres = [statement.rpartition("WHERE")[0] and statement.split("\n   WHERE")[-1] for statement in using(op)]
+    for wanted in EXPECTED_STATES[op]:
+        assert any(wanted in where for where in wheres), f"{op} does not ask for {wanted}"
 
 
 # records

@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 
 from relight.errors import ConfigError, SchemaOutdated, SchemaTooNew
-from relight.store.statements import read_sql
+from relight.store.statements import folder_of, read_sql
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Migration:
 
 def load_migrations(package: str) -> list[Migration]:
     """Return the migrations that ship in a store's package, in order."""
-    names = sorted(f.name for f in (files(package) / "migrations").iterdir() if f.name.endswith(".sql"))
+    names = sorted(f.name for f in (folder_of(package) / "migrations").iterdir() if f.name.endswith(".sql"))
     found = []
     for expected, file_name in enumerate(names, start=1):
         number, _, name = file_name.removesuffix(".sql").partition("_")

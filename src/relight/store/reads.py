@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from relight.core.why_facts import JobFacts
 from relight.ids import EngineId, JobId, RunId, StepKey
 from relight.model import (
     DecisionRecord,
@@ -31,6 +30,9 @@ from relight.model import (
     StepRecord,
 )
 from relight.store.audits import Audits
+
+if TYPE_CHECKING:
+    from relight.core.why_facts import JobFacts
 
 T = TypeVar("T")
 
@@ -388,6 +390,8 @@ class Reads:
 
     def job_facts(self, job_ids: Sequence[str], event_types: Iterable[str]) -> list[JobFacts]:
         """Return what explains several jobs, in no order, with the last events of these types as evidence."""
+        from relight.core.why_facts import JobFacts
+
         return self._get(  # type: ignore[no-any-return]
             list[JobFacts], "job_facts", job_ids=_json(job_ids), types=_json(sorted(event_types))
         )
