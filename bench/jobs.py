@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from relight import step, workflow
-from relight.authoring.definitions import AnyWorkflow
+from relight.authoring.workflows import AnyWorkflow
 
 stop_parsing = threading.Event()
 """Ends the jobs of ``parse_on``."""

@@ -5,20 +5,8 @@ that happened. Errors are in ``relight.errors``, states and records in ``relight
 """
 
 from relight.authoring.children import Child, start
-from relight.authoring.definitions import (
-    AsyncStep,
-    AsyncWorkflow,
-    Call,
-    Done,
-    NotDone,
-    Queue,
-    Rate,
-    Step,
-    Workflow,
-    step,
-    workflow,
-)
 from relight.authoring.fanout import parallel
+from relight.authoring.options import Queue, Rate
 from relight.authoring.primitives import (
     cancelled,
     cleanup,
@@ -31,7 +19,9 @@ from relight.authoring.primitives import (
     uuid7,
 )
 from relight.authoring.resource import Resource
+from relight.authoring.steps import AsyncStep, Done, NotDone, Step, step
 from relight.authoring.waiting import ask, sleep, sleep_until, wait_signal
+from relight.authoring.workflows import AsyncWorkflow, Call, Workflow, workflow
 from relight.client.client import AsyncClient, Client
 from relight.client.handles import AsyncJob, Job
 from relight.codec import Codec

@@ -89,7 +89,7 @@ class Signature:
     def __init__(self, fn: Callable[..., Any], registry: CodecRegistry, *, what: str, skip_self: bool = False) -> None:
         target = _unwrapped(fn)
         place = f"{what}{_place(target)}"
-        _refuse_generators(target, place)
+        refuse_generators(target, place)
         hints = _hints(target, place)
         signature = inspect.signature(fn)
         parameters = list(signature.parameters.values())[1 if skip_self else 0 :]
@@ -230,11 +230,12 @@ def _shown_path(path: str) -> str:
     return here if len(here) < len(path) else path
 
 
-def _refuse_generators(fn: Callable[..., Any], place: str) -> None:
+def refuse_generators(fn: Callable[..., Any], place: str, what: str = "step") -> None:
+    """Refuse what gives many values, with ``RegistrationError``."""
     kind = "n async" if inspect.isasyncgenfunction(fn) else "" if inspect.isgeneratorfunction(fn) else None
     if kind is not None:
         raise RegistrationError(
-            f"{place} is a{kind} generator; a step returns one value. publish() the parts and return the whole"
+            f"{place} is a{kind} generator; a {what} returns one value. publish() the parts and return the whole"
         )
 
 

@@ -110,7 +110,11 @@ EXAMPLES: list[tuple[Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("annotation", "value"), EXAMPLES, ids=lambda x: str(x)[:40])
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    EXAMPLES,
+    ids=[f"{number}-{annotation}"[:60] for number, (annotation, _) in enumerate(EXAMPLES)],
+)
 def test_the_types_that_people_write_come_back(annotation: Any, value: Any) -> None:
     assert same(back(value, annotation), value)
 

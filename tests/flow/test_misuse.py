@@ -13,7 +13,7 @@ import pytest
 from tests.flow.kit import Rig
 
 from relight import AsyncEngine, Engine, ask, parallel, sleep, sleep_until, start, step, wait_signal, workflow
-from relight.authoring import definitions, outside
+from relight.authoring import outside, steps
 from relight.errors import BlockingCall, InvalidArgument, NotInJob
 
 
@@ -122,7 +122,7 @@ def test_the_async_facade_is_fine_in_async_code(rig: Rig) -> None:
 @pytest.fixture(autouse=True)
 def unwarned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing was warned of yet, and no engine of another test counts as running."""
-    monkeypatch.setattr(definitions, "_warned", set())
+    monkeypatch.setattr(steps, "_warned", set())
     monkeypatch.setattr(outside, "_running", weakref.WeakSet())
 
 

@@ -359,6 +359,50 @@ def test_items_with_a_key_find_their_checkpoints_in_a_changed_list(rig: Rig, col
     assert sorted(calls) == ["new", "new", "newnew"]
 
 
+@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize("plain", [False, True], ids=["step", "function"])
+def test_two_items_with_one_key_are_refused_and_the_others_are_not_lost(rig: Rig, colour: str, plain: bool) -> None:
+    def several(name: str) -> str:
+        return shout(name)
+
+    async def aseveral(name: str) -> str:
+        return await shout.aio(name)
+
+    @step
+    def shout(name: str) -> str:
+        return name.upper()
+
+    @workflow(name="job")
+    def job() -> list[str]:
+        return parallel(several if plain else shout, ["a", "b", "a"], key=str)
+
+    @workflow(name="job")
+    async def ajob() -> list[str]:
+        return await parallel.aio(aseveral if plain else shout, ["a", "b", "a"], key=str)
+
+    wanted = job if colour == "sync" else ajob
+    failed = rig.start(wanted).submit(wanted)
+    with pytest.raises(JobFailed, match="1 of 3 items"):
+        failed.result(timeout_seconds=10)
+    assert len(rig.steps(failed)) == 2
+
+
+@pytest.mark.parametrize("bad", ["", "a\0", "\udcff", 7, None])
+@pytest.mark.parametrize("plain", [False, True], ids=["step", "function"])
+def test_a_key_that_cannot_be_kept_is_refused(rig: Rig, bad: Any, plain: bool) -> None:
+    @workflow
+    def job() -> str:
+        try:
+            parallel(square.__wrapped__ if plain else square, [1], key=lambda item: bad)
+        except InvalidArgument as error:
+            return str(error)
+        return ""
+
+    done = rig.start(job).submit(job)
+    assert "key" in done.result(timeout_seconds=10)
+    assert rig.steps(done) == {}
+
+
 def test_partials_and_plain_functions_are_arms(rig: Rig) -> None:
     @step
     def add(a: int, b: int) -> int:

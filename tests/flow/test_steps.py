@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from tests.flow.kit import Rig, wait_for
 
 from relight import current_step, sleep, step, wait_signal, workflow
-from relight.errors import JobFailed, StepFailed
+from relight.errors import InvalidArgument, JobFailed, StepFailed
 from relight.model import StepState
 
 
@@ -232,6 +233,39 @@ def test_an_explicit_key_names_a_step_whatever_the_order(rig: Rig, calls: Calls)
     assert len(calls.made) == 3
 
 
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_two_calls_under_one_explicit_key_are_refused_on_first_run_and_replay(rig: Rig, colour: str) -> None:
+    seen: list[str] = []
+
+    @step
+    def fetch(n: int) -> int:
+        return n
+
+    @workflow(name="job")
+    def job() -> int:
+        first = fetch.options(key="a")(1)
+        try:
+            fetch.options(key="a")(1)
+        except InvalidArgument as error:
+            seen.append(str(error))
+        sleep(0.1)
+        return first
+
+    @workflow(name="job")
+    async def ajob() -> int:
+        first = await fetch.options(key="a").aio(1)
+        try:
+            await fetch.options(key="a").aio(1)
+        except InvalidArgument as error:
+            seen.append(str(error))
+        await sleep.aio(0.1)
+        return first
+
+    wanted = job if colour == "sync" else ajob
+    assert rig.start(wanted).submit(wanted).result(timeout_seconds=10) == 1
+    assert len(seen) == 2 and seen[0] == seen[1] and "fetch[a] was called before" in seen[0]
+
+
 # ---------------------------------------------------------------- replay
 
 
@@ -441,3 +475,30 @@ def test_the_idempotency_key_is_the_same_over_all_tries_and_runs(rig: Rig) -> No
         assert again.job(done.id).result(timeout_seconds=10) == "ok"
     go.set()
     assert len(keys) == 3 and set(keys) == {f"{done.id}:charge#0"}
+
+
+def test_a_record_that_is_refused_while_its_run_stands_is_told_to_the_job_and_does_not_strand_it(rig: Rig) -> None:
+    """Damage from outside: the step's row says that it is finished, behind the back of the run that executes it."""
+    inside, go = threading.Event(), threading.Event()
+
+    @step
+    def work() -> str:
+        inside.set()
+        wait_for(go)
+        return "worked"
+
+    @workflow
+    def job() -> str:
+        return work()
+
+    rig.must_verify = False
+    failed = rig.start(job).submit(job)
+    wait_for(inside)
+    rig.until_recorded(failed, "work#0", "running")
+    db = apsw.Connection(rig.path)
+    db.set_busy_timeout(5000)
+    db.execute("UPDATE steps SET state = 'completed', ended_at = 1 WHERE job_id = ?", (failed.id,))
+    db.close()
+    go.set()
+    with pytest.raises(JobFailed, match=r"work#0 was not recorded"):
+        failed.result(timeout_seconds=10)

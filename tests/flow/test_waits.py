@@ -132,7 +132,7 @@ def test_a_long_wait_is_put_away_once_the_steps_beside_it_have_ended(rig: Rig) -
     row = rig.until_put_away(waiting)
     assert row.ready_at == rig.steps(waiting)["b0/sleep#0"].until
     assert rig.steps(waiting)["work#0"].state == "completed"
-    assert engine.health()["running"] == 0
+    eventually(lambda: engine.health()["running"] == 0)
 
 
 def test_a_job_put_away_wakes_at_the_first_of_its_waits_however_slow_the_disk_is(rig: Rig) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import threading
 from collections import Counter
 from pathlib import Path
@@ -272,12 +273,14 @@ def count_up(n: int) -> int:
 
 @step
 def fork_and_hold(n: int) -> int:
-    """Fork a child that lives until its stdin ends, which is the test's to say."""
+    """Fork a child that lives until its stdin ends, which is the test's to say. It reads nothing: orders are for its parent."""
     assert witness.path is not None
     child = os.fork()
     if child == 0:
         os.close(1)
-        os.read(0, 1)
+        hangup = select.poll()
+        hangup.register(0, 0)
+        hangup.poll()
         os._exit(0)
     with witness.path.with_name("heirs").open("a") as heirs:
         heirs.write(f"{child}\n")

@@ -89,7 +89,10 @@ class Source:
     @property
     def tree(self) -> ast.Module:
         """The file's syntax tree."""
-        return ast.parse(self.text, self.path)
+        try:
+            return ast.parse(self.text, self.path)
+        except SystemError:  # CPython 3.11 may lose count of its depth beside other threads: python/cpython#106905
+            return ast.parse(self.text, self.path)
 
     def says(self, word: str, line: int, *, above: int = 0, below: int = 0) -> bool:
         """Tell whether a comment with this word stands at a line, or that many lines above or below it."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, TypeVarTuple, overload
 
+import msgspec
+
 from relight.authoring.context import Scope, in_body, refuse_on_loop
-from relight.authoring.definitions import Call, _BaseWorkflow
 from relight.authoring.waiting import milliseconds
+from relight.authoring.workflows import BaseWorkflow, Call
 from relight.core import waits
 from relight.core.flow import Flow
 from relight.errors import InvalidArgument, JobCancelled, JobFailed, JobPoisoned, WaitTimeout
@@ -90,7 +91,7 @@ class _Start:
     @staticmethod
     def _children(what: Any, calls: list[Call[Any]], ids: list[str]) -> Any:
         children = [Child[Any](job_id, call.workflow.kind) for call, job_id in zip(calls, ids, strict=True)]
-        return children[0] if isinstance(what, (Call, _BaseWorkflow)) else children
+        return children[0] if isinstance(what, (Call, BaseWorkflow)) else children
 
     @overload
     def __call__(self, call: Call[R], /, *, detached: bool = False) -> Child[R]: ...
@@ -126,7 +127,7 @@ class _Start:
 def _calls(what: Any, args: tuple[Any, ...]) -> list[Call[Any]]:
     if isinstance(what, Call):
         return [what]
-    if isinstance(what, _BaseWorkflow):
+    if isinstance(what, BaseWorkflow):
         return [what.bind(*args)]
     calls = list(what) if isinstance(what, Iterable) and not args else None
     if calls is None or not all(isinstance(call, Call) for call in calls):
@@ -136,7 +137,7 @@ def _calls(what: Any, args: tuple[Any, ...]) -> list[Call[Any]]:
 
 def job_error(job_id: str, kind: str, state: str, error: str | None) -> Exception:
     """Return the exception that tells how a job ended, from its stored failure."""
-    failure = json.loads(error) if error else {}
+    failure = msgspec.json.decode(error) if error else {}
     who = f"{kind} {short(job_id)}"
     message = failure.get("message") or ""
     fields = {

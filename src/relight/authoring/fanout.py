@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
 from relight.authoring.context import SCOPE, Scope, in_body, refuse_on_loop
-from relight.authoring.definitions import AsyncStep, Step
+from relight.authoring.options import check_key
+from relight.authoring.steps import AsyncStep, Step
 from relight.core.keys import Branch
 from relight.errors import InvalidArgument
 from relight.ids import derived_uuid7
@@ -30,11 +31,15 @@ class _Parallel:
     ) -> list[tuple[Any, Branch, Any]]:
         arms = []
         for item in items:
-            call = fn.options(key=key(item)) if key is not None and isinstance(fn, (Step, AsyncStep)) else fn
             branch = scope.branch.child()
-            if key is not None and call is fn:
-                branch = Branch(f"{scope.branch.path}k{derived_uuid7('0' * 36, key(item))[-12:]}/")
-            arms.append((call, branch, item))
+            mine = None if key is None else check_key(getattr(fn, "__name__", "fn"), key(item))
+            if mine is None:
+                arms.append((fn, branch, item))
+            elif isinstance(fn, (Step, AsyncStep)):
+                arms.append((fn.options(key=mine), branch, item))
+            else:
+                branch = Branch(f"{scope.branch.path}k{derived_uuid7('0' * 36, mine)[-12:]}/")
+                arms.append((fn, branch, item))
         return arms
 
     @staticmethod

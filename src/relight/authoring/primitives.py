@@ -7,13 +7,12 @@ The waits are in ``waiting.py``, children in ``children.py``, ``parallel`` in ``
 from __future__ import annotations
 
 import logging
-import random
 import time
 import uuid
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from relight.authoring.context import SCOPE, Scope, in_body
 from relight.authoring.waiting import milliseconds
@@ -22,6 +21,9 @@ from relight.core import waits
 from relight.errors import NotInStep
 from relight.ids import derived_uuid7
 from relight.model import CurrentJob, CurrentStep
+
+if TYPE_CHECKING:
+    import random
 
 A = TypeVar("A")
 
@@ -45,6 +47,8 @@ def _seed(name: str) -> str | None:
 
 def rng() -> random.Random:
     """Return a random generator. In a workflow's body it is derived from the job and this place: nothing to record."""
+    import random
+
     seed = _seed("rng")
     return random.Random() if seed is None else random.Random(seed)
 

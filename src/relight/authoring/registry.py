@@ -6,7 +6,6 @@ Annotations are resolved and checked here, at registration, not in the middle of
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -15,19 +14,9 @@ from typing import Any, TypeGuard
 
 import msgspec
 
-from relight.authoring.definitions import (
-    AnyWorkflow,
-    Call,
-    Step,
-    SubmitOptions,
-    WorkflowSpec,
-    _BaseStep,
-    _BaseWorkflow,
-    check_max_stalls,
-    check_on_stall,
-    check_priority,
-    queue_name,
-)
+from relight.authoring.options import check_max_stalls, check_on_stall, check_priority, queue_name
+from relight.authoring.steps import BaseStep, Step
+from relight.authoring.workflows import AnyWorkflow, BaseWorkflow, Call, SubmitOptions, WorkflowSpec
 from relight.clock import to_ms
 from relight.codec import Codec, CodecRegistry, canonical_hash
 from relight.core.changes import Who
@@ -46,20 +35,20 @@ class Registry:
 
     def __init__(self, workflows: Iterable[AnyWorkflow | ModuleType] = (), codecs: Sequence[Codec[Any]] = ()) -> None:
         self.codecs = CodecRegistry(codecs)
-        self._workflows: dict[str, _BaseWorkflow[..., Any]] = {}
+        self._workflows: dict[str, BaseWorkflow[..., Any]] = {}
         self._signatures: dict[tuple[Any, bool], Signature] = {}
         for each in workflows:
             if isinstance(each, ModuleType):
                 for workflow in workflows_in(each):
                     self.add(workflow)
-            elif isinstance(each, _BaseWorkflow):
+            elif isinstance(each, BaseWorkflow):
                 self.add(each)
             else:
                 raise RegistrationError(
                     f"workflows= takes workflows and modules, not {each!r}. Is it decorated with @workflow?"
                 )
 
-    def add(self, workflow: _BaseWorkflow[..., Any]) -> None:
+    def add(self, workflow: BaseWorkflow[..., Any]) -> None:
         """Register a workflow. One of the same kind from ``__main__`` (a notebook cell run again) is replaced."""
         known = self._workflows.get(workflow.kind)
         same = known is None or known is workflow or known.spec.function is workflow.spec.function
@@ -82,11 +71,11 @@ class Registry:
         return sorted(kind for kind, workflow in self._workflows.items() if workflow.spec.is_async is is_async)
 
     @property
-    def workflows(self) -> list[_BaseWorkflow[..., Any]]:
+    def workflows(self) -> list[BaseWorkflow[..., Any]]:
         """The workflows known here, by kind."""
         return [self._workflows[kind] for kind in self.kinds]
 
-    def find(self, kind: str) -> _BaseWorkflow[..., Any] | None:
+    def find(self, kind: str) -> BaseWorkflow[..., Any] | None:
         """Return a kind's workflow, or None."""
         return self._workflows.get(kind)
 
@@ -101,6 +90,8 @@ class Registry:
     def unknown(self, kind: str, known: Iterable[str], place: str) -> KindUnknown:
         """Return the error for a kind that nobody registered."""
         known = sorted(known)
+        import difflib
+
         close = difflib.get_close_matches(kind, known, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         names = ", ".join(known[:20]) or "none yet; start an engine with its workflows once"
@@ -237,9 +228,9 @@ def check_tags(tags: Any) -> str:
     return msgspec.json.encode(pairs, order="sorted").decode()
 
 
-def workflows_in(module: ModuleType) -> list[_BaseWorkflow[..., Any]]:
+def workflows_in(module: ModuleType) -> list[BaseWorkflow[..., Any]]:
     """Return the workflows that a module defines or imports, each once."""
-    found = {id(value): value for value in vars(module).values() if isinstance(value, _BaseWorkflow)}
+    found = {id(value): value for value in vars(module).values() if isinstance(value, BaseWorkflow)}
     return list(found.values())
 
 
@@ -249,9 +240,9 @@ def as_call(what: Any, args: Sequence[Any], options: SubmitOptions) -> Call[Any]
         if args or options != SubmitOptions():
             raise InvalidArgument("submit(call) takes no arguments beside the call: use call.options(…)")
         return what
-    if isinstance(what, _BaseStep):
+    if isinstance(what, BaseStep):
         raise RegistrationError(f"{what.name} is a step; only workflows are submitted. Write a @workflow that calls it")
-    if not isinstance(what, _BaseWorkflow):
+    if not isinstance(what, BaseWorkflow):
         raise RegistrationError(f"{what!r} is not a workflow. Decorate it with @workflow")
     return Call(what, tuple(args), {}, options)
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from relight.authoring.definitions import Call, SubmitOptions
 from relight.authoring.registry import Registry
+from relight.authoring.workflows import Call, SubmitOptions
 from relight.cli.loading import AnyWorkflow
 from relight.cli.output import shortened, visible
 from relight.cli.parsing import pairs, text_or_stdin

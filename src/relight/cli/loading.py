@@ -19,11 +19,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from relight.authoring.definitions import Queue, _BaseStep, _BaseWorkflow
+from relight.authoring.options import Queue
 from relight.authoring.registry import workflows_in
+from relight.authoring.steps import BaseStep
+from relight.authoring.workflows import BaseWorkflow
 from relight.errors import RegistrationError, RelightError
 
-AnyWorkflow = _BaseWorkflow[..., Any]
+AnyWorkflow = BaseWorkflow[..., Any]
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,9 @@ class Target:
         """Return the one workflow that is meant. Raises ``RegistrationError``."""
         if self.name is not None:
             value = self.value()
-            if isinstance(value, _BaseWorkflow):
+            if isinstance(value, BaseWorkflow):
                 return value
-            kind = "a step; only workflows are run" if isinstance(value, _BaseStep) else "no workflow"
+            kind = "a step; only workflows are run" if isinstance(value, BaseStep) else "no workflow"
             raise RegistrationError(f"{self.text} is {kind}. {self._known()}")
         own = workflows_in(self.module)
         if len(own) == 1:
@@ -72,14 +74,14 @@ class Target:
         values = (value for module in self.modules for value in vars(module).values())
         return list(dict.fromkeys(value for value in values if isinstance(value, Queue)))
 
-    def steps(self) -> list[_BaseStep[..., Any]]:
+    def steps(self) -> list[BaseStep[..., Any]]:
         """Return every step that the modules define or import, each once."""
         values = (value for module in self.modules for value in vars(module).values())
-        return list({id(value): value for value in values if isinstance(value, _BaseStep)}.values())
+        return list({id(value): value for value in values if isinstance(value, BaseStep)}.values())
 
     def _names(self) -> list[str]:
         values = vars(self.module).items()
-        return sorted(name for name, value in values if isinstance(value, _BaseWorkflow))
+        return sorted(name for name, value in values if isinstance(value, BaseWorkflow))
 
     def _known(self) -> str:
         names = self._names()

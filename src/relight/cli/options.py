@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from relight.authoring.definitions import SubmitOptions
+from relight.authoring.workflows import SubmitOptions
 from relight.cli.parsing import moment, pairs, seconds
 from relight.client.client import Client
 from relight.errors import InvalidArgument

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from relight.authoring.children import job_error
-from relight.authoring.definitions import Call
+from relight.authoring.workflows import Call
 from relight.cli.arguments import make_call
 from relight.cli.exit_codes import JOB_EXITS, Exit
 from relight.cli.leaving import PATIENCE_SECONDS, Leaving, drain, pause

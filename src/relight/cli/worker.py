@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from relight.authoring.definitions import Queue, _BaseWorkflow
+from relight.authoring.options import Queue
+from relight.authoring.workflows import BaseWorkflow
 from relight.cli.leaving import Leaving, drain, pause
 from relight.cli.loading import Target, load
 from relight.cli.news import News
@@ -65,7 +66,7 @@ def _host(target: Target, settings: dict[str, Any]) -> _Host:
     if isinstance(value, _Host):
         value._override(settings)
         return value
-    if value is not None and not isinstance(value, _BaseWorkflow):
+    if value is not None and not isinstance(value, BaseWorkflow):
         raise RegistrationError(
             f"{target.text} is neither an Engine nor a workflow, but {type(value).__name__}. Give MODULE, or MODULE:ENGINE"
         )

@@ -10,8 +10,9 @@ from datetime import datetime
 from types import ModuleType, TracebackType
 from typing import Any, Self, TypeVar, TypeVarTuple, overload
 
-from relight.authoring.definitions import AnyWorkflow, Call, Queue, SubmitOptions
+from relight.authoring.options import Queue
 from relight.authoring.registry import Registry
+from relight.authoring.workflows import AnyWorkflow, Call, SubmitOptions
 from relight.client.blocking import in_thread, refuse_on_any_loop
 from relight.client.core import Core
 from relight.client.handles import AsyncJob, Job

@@ -14,7 +14,6 @@ from relight.authoring.registry import check_moment, check_tags, check_text
 from relight.client.steering import Steering
 from relight.client.submitting import Submitting
 from relight.clock import to_datetime
-from relight.core.why import explain, summary_of
 from relight.errors import InvalidArgument
 from relight.ids import JobId
 from relight.model import (
@@ -27,7 +26,6 @@ from relight.model import (
     Progress,
     Why,
 )
-from relight.recorder.facts import gather_facts
 from relight.store.reads import EventFilter, JobFilter
 
 
@@ -63,6 +61,9 @@ class Core(Submitting, Steering):
 
     def why(self, job_id: str) -> Why:
         """Explain a job. Raises ``NotFound``."""
+        from relight.core.why import explain
+        from relight.recorder.facts import gather_facts
+
         self.find(job_id)
         with self.store.reading(snapshot=True) as reads:
             return explain(gather_facts(reads, JobId(job_id), self.clock.now_ms()))
@@ -103,6 +104,8 @@ class Core(Submitting, Steering):
 
 def info_of(job: JobRecord) -> JobInfo:
     """Return what users are shown of a job's row."""
+    from relight.core.why import summary_of
+
     progress = None
     if job.progress:
         said = msgspec.json.decode(job.progress)

@@ -5,7 +5,6 @@ Opened lazily: a client that only looks writes nothing. Read next: ``submitting.
 
 from __future__ import annotations
 
-import getpass
 import os
 from collections.abc import Callable
 
@@ -37,6 +36,8 @@ PATIENCE_SECONDS = 5.0
 
 def default_actor() -> str:
     """Return who acts when nobody says: the user of this process."""
+    import getpass
+
     try:
         return getpass.getuser()
     except (KeyError, OSError):

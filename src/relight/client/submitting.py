@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from relight.authoring.definitions import Call, SubmitOptions
 from relight.authoring.registry import as_call, make_submit
+from relight.authoring.workflows import Call, SubmitOptions
 from relight.client.session import Session
 from relight.core.changes import Who
 from relight.core.commands.jobs import NoteDuplicate, SubmitJob

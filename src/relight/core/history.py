@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from relight.core.keys import branch_of, doubt_key
-from relight.errors import RegistrationError
+from relight.errors import InvalidArgument, RegistrationError
 from relight.ids import StepKey
 from relight.model import FINISHED_STEPS, StepKind, StepRecord, StepState
 
@@ -25,6 +25,7 @@ class History:
         self._ahead: dict[str, set[StepKey]] = {}
         self._unread: dict[str, set[StepKey]] = {}
         self._begun: set[str] = set()
+        self._called: dict[StepKey, object] = {}
         self._functions: dict[str, tuple[object, str]] = {}
         for key, record in self._records.items():
             if "?" in key:
@@ -49,7 +50,17 @@ class History:
         return any(keys and branch.startswith(path) for branch, keys in list(self._unread.items()))
 
     def call(self, key: StepKey) -> StepRecord | None:
-        """Note that a key was called, and return its record if there is one."""
+        """Note that a key was called, and return its record if there is one.
+
+        Raises ``InvalidArgument`` for a key that was called before in this run: both calls would be one record.
+        """
+        mine = object()
+        if self._called.setdefault(key, mine) is not mine:
+            raise InvalidArgument(
+                f"{key} was called before in this job: two calls cannot share a key, because they would share one outcome. "
+                "Give each its own",
+                key=key,
+            )
         record = self._records.get(key)
         if record is not None:
             for keys in (self._unread.get(branch_of(key)), self._ahead.get(branch_of(key))):

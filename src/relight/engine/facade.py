@@ -14,10 +14,11 @@ from typing import Any, Literal, Self
 
 import msgspec
 
-from relight.authoring.definitions import AnyWorkflow, Queue
+from relight.authoring.options import Queue
 from relight.authoring.outside import engine_started, engine_stopped
 from relight.authoring.registry import Registry
 from relight.authoring.resource import Resource
+from relight.authoring.workflows import AnyWorkflow
 from relight.client.blocking import in_thread, refuse_on_any_loop
 from relight.client.client import AsyncClient, Client, _Opened
 from relight.client.core import Core

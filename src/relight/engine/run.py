@@ -32,7 +32,7 @@ from relight.model import CurrentJob, JobRecord
 if TYPE_CHECKING:
     import asyncio
 
-    from relight.authoring.definitions import WorkflowSpec
+    from relight.authoring.workflows import WorkflowSpec
 
 
 @dataclass(frozen=True)

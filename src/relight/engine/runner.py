@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from relight.authoring.context import SCOPE, Scope
-from relight.authoring.definitions import Call
 from relight.authoring.registry import step_signature
+from relight.authoring.workflows import Call
 from relight.clock import to_datetime
 from relight.core import events as ev
 from relight.core import flow as f
@@ -33,7 +33,7 @@ from relight.engine.board import LEAVE, Waiter
 from relight.engine.run import Run
 from relight.errors import CancelRequested, Conflict, Fenced, StorageUnavailable, Suspending
 from relight.ids import StepKey, derived_uuid7
-from relight.model import Actor, CurrentJob, CurrentStep
+from relight.model import Actor, CurrentJob, CurrentStep, JobState
 from relight.store.journal import Ticket
 
 if TYPE_CHECKING:
@@ -57,7 +57,6 @@ class Conductor:
         self.history = run.history
         self.engine = engine
         self.loop_ident: int | None = engine.loop.ident if run.spec.is_async else None
-        self._body: Any = None
 
     # what primitives ask (RunPort)
 
@@ -198,7 +197,6 @@ class Conductor:
         """Interpret a flow's requests on the loop."""
         value: Any = None
         error: BaseException | None = None
-        self._body = self._body or self.run.main
         self.run.flow_begins()
         try:
             while True:
@@ -285,12 +283,22 @@ class Conductor:
     def _lost(self, error: BaseException) -> BaseException:
         """Translate a refused write: what the flow handles stays itself, the end of the run becomes leaving."""
         if isinstance(error, Conflict) and error.fields.get("op") in ("begin_steps", "update_steps"):
+            if self._runs_by_the_store():
+                return error  # the run stands and only this record was refused: its code is told, and the job goes on or fails
             self.run.lose(str(error))
             return Suspending(str(error))
         if isinstance(error, (Fenced, StorageUnavailable)):
             self.run.lose(str(error))
             return Suspending(str(error))
         return error
+
+    def _runs_by_the_store(self) -> bool:
+        try:
+            with self.engine.store.reading() as reads:
+                heads = reads.job_heads([self.ref.job_id])
+        except StorageUnavailable:
+            return False
+        return any(job.state is JobState.RUNNING and job.run_id == self.ref.run_id for job in heads)
 
     @property
     def _is_suspect(self) -> bool:
@@ -472,14 +480,12 @@ class Conductor:
         return Raised(StepTimeout(f"{request.call.key} took longer than {seconds:g} s"), certain=False)
 
     def _abandon(self, key: StepKey, try_number: int, question: str | None = None) -> None:
-        """Something was cancelled while it ran or waited, and the job goes on without it: a replay must not do it again.
+        """Something was cancelled while it ran or waited, by a sibling or with its job: a replay must not do it again.
 
-        Not when its job ends with it: then the step stays as it was cut, and an operator's retry finds it in doubt.
+        Only an operator's retry opens it anew. A question that nobody waits for any more is withdrawn.
         """
         run = self.run
-        if run.lost is not None or run.suspending is not None or (self._body is not None and self._body.done()):
-            return
-        if run.end is not None and run.end.code != "cancel":
+        if run.lost is not None or run.suspending is not None:
             return
         reason = "sibling" if run.end is None else "cancelled"
         try:

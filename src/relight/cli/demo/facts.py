@@ -171,8 +171,9 @@ def _warnings_ignored() -> Iterator[None]:
 def _parse(text: str) -> ast.Module:
     try:
         return _parse_here(text)
-    except RecursionError:
-        # How deep the parser may go counts from the depth of this stack. A fresh thread always has the same.
+    except (RecursionError, SystemError):
+        # How deep the parser may go counts from the depth of this stack. A fresh thread always has the same. The other one:
+        # CPython 3.11 may lose count of that depth beside other threads (python/cpython#106905); a second time it is right.
         return _parse_in_fresh_thread(text)
 
 
@@ -196,7 +197,7 @@ def _parse_in_fresh_thread(text: str) -> ast.Module:
             found.append(_parse_here(text))
         except _Bad as bad:
             found.append(bad)
-        except RecursionError:
+        except (RecursionError, SystemError):
             pass
 
     thread = threading.Thread(target=parse, name="census-parse")
