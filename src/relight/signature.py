@@ -67,7 +67,7 @@ class _Parameter:
         self.required = parameter.default is _EMPTY and parameter.kind not in _VARIADIC
         if parameter.default is not _EMPTY:
             try:
-                self.default_hash = canonical_hash(codec.encode(parameter.default, what=what))
+                self.default_hash = codec.hash(codec.encode(parameter.default, what=what))
             except NotSerializable:
                 pass  # a sentinel, say: never stored, and recognised by identity
 
@@ -129,7 +129,7 @@ class Signature:
             if value is parameter.default:
                 continue
             data = parameter.codec.encode(value, what=parameter.what)
-            digest = canonical_hash(data)
+            digest = parameter.codec.hash(data)
             if digest != parameter.default_hash:
                 pieces.append(parameter.head + data)
                 hashes[parameter.name] = digest

@@ -30,7 +30,7 @@ class Node:
 
     ``type`` is what msgspec reads, ``accepts`` the classes of its values, ``name`` its tag as a member of a union.
     ``pack`` turns a value into one that msgspec writes rightly; ``unpack`` turns parsed JSON into a value. None means
-    that msgspec needs no help. Both raise ``Fault``.
+    that msgspec needs no help. Both raise ``Fault``. ``trim`` leaves out what is not hashed (``trims.py``).
     """
 
     type: Any
@@ -38,6 +38,7 @@ class Node:
     accepts: tuple[type, ...]
     pack: Change | None = None
     unpack: Change | None = None
+    trim: Change | None = None
 
     def checked(self, value: Any) -> Any:
         """Return a value that is of an accepted class. Raises ``Fault`` for others."""

@@ -42,6 +42,7 @@ from typing import Any
 
 import msgspec
 
+from relight.codec import trims
 from relight.codec.faults import RESOURCE_HINT, show, type_name
 from relight.codec.foreign import is_pydantic_model
 from relight.codec.nodes import (
@@ -198,6 +199,7 @@ class Compiler:
             open_.pack = lambda value: made.pack(value) if made.pack else value
         if (key, "unpack") in self._late:
             open_.unpack = lambda stored: made.unpack(stored) if made.unpack else stored
+        open_.trim = lambda stored: made.trim(stored) if made.trim else stored
         made = make()
         wrong = {(key, side) for side in ("pack", "unpack") if getattr(made, side) is not None} - self._late
         if wrong and key in self._reused:
@@ -217,6 +219,7 @@ class Compiler:
         # msgspec would take a field annotated Iterable for a class of the user's.
         if item.unpack is not None or origin is _ABC.Iterable:
             node.unpack = unpack_items(made, self._reader(item))
+        node.trim = item.trim and trims.trim_items(item.trim)
         return node
 
     def _tuple(self, t: Any, arguments: tuple[Any, ...]) -> Node:
@@ -225,6 +228,7 @@ class Compiler:
             node = Node(tuple.__class_getitem__((item.type, Ellipsis)), "tuple", (tuple, list))
             node.pack = None if item.pack is None else pack_items(node, item.pack)
             node.unpack = None if item.unpack is None else unpack_items(tuple, item.unpack)
+            node.trim = item.trim and trims.trim_items(item.trim)
             return node
         items = [self._node(a) for a in arguments]
         node = Node(tuple.__class_getitem__(tuple(i.type for i in items)), "tuple", (tuple, list))
@@ -232,6 +236,8 @@ class Compiler:
             node.pack = each_its_own(node, [i.pack or same for i in items], list)
         if any(i.unpack for i in items):
             node.unpack = each_its_own(node, [self._reader(i) for i in items], tuple)
+        if any(i.trim for i in items):
+            node.trim = trims.trim_each([i.trim for i in items])
         return node
 
     def _dict(self, arguments: tuple[Any, ...]) -> Node:
@@ -242,6 +248,7 @@ class Compiler:
         if value.pack is not None:
             node.pack = pack_entries(node.pack or node.checked, value.pack)
         node.unpack = None if value.unpack is None else unpack_entries(key, value.unpack)
+        node.trim = value.trim and trims.trim_entries(value.trim)
         return node
 
     def _rebuilt(self, cls: Any, arguments: tuple[Any, ...]) -> Node:
@@ -252,6 +259,7 @@ class Compiler:
         read, node = self._reader(inner), Node(cls, cls.__name__, (cls,))
         node.pack = lambda value: (inner.pack or same)(plain(node.checked(value)))
         node.unpack = lambda stored: cls(read(stored))
+        node.trim = inner.trim
         return node
 
     def _class(self, t: Any, cls: type, arguments: tuple[Any, ...]) -> Node:
@@ -264,7 +272,7 @@ class Compiler:
         if is_pydantic_model(cls):
             self.floats = True
             self.classes.add(cls)
-            return Node(cls, cls.__name__, (cls,), same_class(cls) if self._exact else None)
+            return self._once(t, lambda: self._model(cls))
         return self._once(t, lambda: self._fields(t, cls, arguments))
 
     def _fields(self, t: Any, cls: type, arguments: tuple[Any, ...]) -> Node:
@@ -285,7 +293,35 @@ class Compiler:
             node.pack = pack_fields(shape, [n.pack or same for n in nodes])
         if shape.own or any(n.unpack for n in nodes) or not reads(t):
             node.unpack = unpack_fields(shape, [self._reader(n) for n in nodes])
+        defaults = [f.default for f in shape.fields]
+        if any(n.trim for n in nodes) or any(d is not trims.NO_DEFAULT for d in defaults):
+            fields = trims.Fields(
+                [f.key for f in shape.fields], defaults, [n.trim for n in nodes], [n.pack for n in nodes]
+            )
+            node.trim = fields.in_array(shape.tag) if shape.as_list else fields.in_object(shape.tag)
         return node
+
+    def _model(self, cls: Any) -> Node:
+        """Leave a pydantic model to pydantic; only what is hashed of it is found here."""
+        node = Node(cls, cls.__name__, (cls,), same_class(cls) if self._exact else None)
+        fields = cls.model_fields
+        inner = [self._trim_inside(f.annotation) for f in fields.values()]
+        defaults = [
+            trims.NO_DEFAULT if f.is_required() else trims.default_of(f.default, f.default_factory)
+            for f in fields.values()
+        ]
+        if any(inner) or any(d is not trims.NO_DEFAULT for d in defaults):
+            node.trim = trims.Fields(list(fields), defaults, inner, [None] * len(inner)).in_object(None)
+        return node
+
+    def _trim_inside(self, annotation: Any) -> Change | None:
+        classes, floats, parts = set(self.classes), self.floats, list(self._parts)
+        try:
+            return self._node(annotation).trim
+        except (Uncodable, TypeError):
+            return None  # pydantic knows it, and it is hashed whole
+        finally:
+            self.classes, self.floats, self._parts = classes, floats, parts
 
     def _field(self, cls: type, name: str, annotation: Any) -> Node:
         try:
@@ -306,6 +342,8 @@ class Compiler:
         try:
             if all(n.unpack is None for n in nodes) and reads(node.type):
                 node.pack = pack_untagged(nodes, declared) if any(n.pack for n in nodes) else None
+                found = [n.trim for n in nodes if n.trim is not None]
+                node.trim = trims.trim_all(found) if found else None
             else:
                 names = [n.name for n in nodes]
                 twice = next((n for n in names if names.count(n) > 1), None)
@@ -313,6 +351,8 @@ class Compiler:
                     raise Ambiguous(f"two members are called {twice}, so a record could not say which it holds")
                 readers = [self._reader(n) for n in nodes]
                 node.pack, node.unpack = pack_tagged(nodes, declared), unpack_tagged(nodes, readers)
+                named = {n.name: n.trim for n in nodes if n.trim is not None}
+                node.trim = trims.trim_tagged(named) if named else None
         except Ambiguous as error:
             raise Uncodable(f"{declared}: {error}. Rename one, or give it a Codec") from error
         return optional(node, absent)

@@ -17,16 +17,19 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from relight.codec.trims import NO_DEFAULT, default_of
+
 Values = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field: its name in Python, its key in the stored object, its annotation."""
+    """One field: its name in Python, its key in the stored object, its annotation, and its default if it has a plain one."""
 
     name: str
     key: str
     annotation: Any
+    default: Any = NO_DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,8 @@ def shape_of(cls: type, arguments: tuple[Any, ...]) -> Shape | None:
         return Shape(dict, keys, lambda value, name: value.get(name, msgspec.UNSET), lambda values: values)
     if issubclass(cls, tuple) and hasattr(cls, "_fields"):
         hints = field_hints(cls, arguments)
-        fields = tuple(Field(n, n, hints.get(n, Any)) for n in cls._fields)
+        defaults = getattr(cls, "_field_defaults", {})
+        fields = tuple(Field(n, n, hints.get(n, Any), defaults.get(n, NO_DEFAULT)) for n in cls._fields)
         return Shape(cls, fields, getattr, lambda values: cls(**values), as_list=True)
     return None
 
@@ -98,13 +102,19 @@ def _of_dataclass(cls: type, arguments: tuple[Any, ...]) -> Shape:
             object.__setattr__(made, name, value)
         return made
 
-    keys = tuple(Field(f.name, f.name, hints[f.name]) for f in fields)
+    missing = dataclasses.MISSING
+    keys = tuple(
+        Field(f.name, f.name, hints[f.name], default_of(f.default, f.default_factory, missing)) for f in fields
+    )
     return Shape(cls, keys, getattr, build, own=is_exception or hasattr(cls, "__post_init__"))
 
 
 def _of_struct(cls: type[msgspec.Struct], arguments: tuple[Any, ...]) -> Shape:
     hints = field_hints(cls, arguments)
-    fields = tuple(Field(f.name, f.encode_name, hints[f.name]) for f in msgspec.structs.fields(cls))
+    fields = tuple(
+        Field(f.name, f.encode_name, hints[f.name], default_of(f.default, f.default_factory))
+        for f in msgspec.structs.fields(cls)
+    )
     config = cls.__struct_config__
     tag = None if config.tag is None else (config.tag_field or "type", config.tag)
 

@@ -99,6 +99,7 @@ def optional(node: Node, absent: Sequence[type]) -> Node:
         (*node.accepts, *absent),
         None if pack is None else lambda value: value if value is None or value is UNSET else pack(value),
         None if unpack is None else lambda stored: None if stored is None else unpack(stored),
+        node.trim,
     )
 
 
