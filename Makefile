@@ -28,6 +28,14 @@ demo: $(READY)  ## run `relight demo`: a census of real files that survives kill
 test: $(READY)  ## run every test
 	@$(PYTEST) $(ARGS)
 
+.PHONY: model
+model: $(READY)  ## drive the store and a naive model with 2,000 scripts of 50 steps: some six minutes
+	@RELIGHT_TEST_PROFILE=thorough $(BIN)/python -m pytest tests/model $(ARGS)
+
+.PHONY: kill
+kill: $(READY)  ## kill the standard scenario at every durable boundary, then recovery itself at each of its own
+	@$(BIN)/python tests/killing/everywhere.py --nested $(ARGS)
+
 .PHONY: check
 check: format-check lint types layers sizes test-short  ## check everything: format, lint, types, layers, sizes, short tests
 
