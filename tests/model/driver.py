@@ -26,9 +26,9 @@ from relight.engine.policy import end_of_orphan
 from relight.errors import Conflict, Fenced, IllegalTransition
 from relight.model import FINAL_STATES, EngineState, JobRecord, JobState, RunRecord, RunState, StepKind, StepState
 from relight.recorder.verify import verify
-from relight.store.journal import Ticket
 from relight.store.reads import EventFilter
 from relight.store.sqlite import SqliteStore
+from relight.store.tickets import Ticket
 
 T = TypeVar("T")
 

@@ -18,7 +18,8 @@ from relight.core.commands.engines import CloseWriterNow, Tell
 from relight.errors import Conflict, Fenced, InvalidEvent, Overloaded, StorageUnavailable
 from relight.ids import StepKey
 from relight.model import JobState, StepState
-from relight.store.journal import BACKOFF_MS, LINGER_MS, MAX_BYTES, MAX_COMMANDS, Journal, Ticket
+from relight.store.journal import BACKOFF_MS, LINGER_MS, MAX_BYTES, MAX_COMMANDS, Journal
+from relight.store.tickets import Ticket
 
 
 @pytest.fixture

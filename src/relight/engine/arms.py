@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from relight.store.journal import Latch
+from relight.store.tickets import Latch
 
 if TYPE_CHECKING:
     from relight.engine.runner import Conductor

@@ -52,9 +52,10 @@ from relight.errors import (
 from relight.ids import EngineId, Ids, JobId
 from relight.model import GateState, JobState, QueueRecord, Role
 from relight.settings import Settings
-from relight.store.journal import Journal, Ticket
+from relight.store.journal import Journal
 from relight.store.reads import EventFilter, Unreadable
 from relight.store.store import Store
+from relight.store.tickets import Ticket
 from relight.version import VERSION
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from relight.errors import (
 )
 from relight.ids import EngineId
 from relight.settings import Settings
-from relight.store.journal import Journal, Ticket
+from relight.store.journal import Journal
+from relight.store.tickets import Ticket
 
 if TYPE_CHECKING:
     from relight.engine.loop import EngineLoop

@@ -19,7 +19,8 @@ from relight.authoring.context import SCOPE, Scope
 from relight.core.commands import Command
 from relight.engine.pool import Pool
 from relight.errors import BlockingCall, NonDurableWait
-from relight.store.journal import Journal, Ticket
+from relight.store.journal import Journal
+from relight.store.tickets import Ticket
 
 T = TypeVar("T")
 

@@ -34,7 +34,7 @@ from relight.engine.run import Run
 from relight.errors import CancelRequested, Conflict, Fenced, StorageUnavailable, Suspending
 from relight.ids import StepKey, derived_uuid7
 from relight.model import Actor, CurrentJob, CurrentStep, JobState
-from relight.store.journal import Ticket
+from relight.store.tickets import Ticket
 
 if TYPE_CHECKING:
     from relight.engine.incarnation import Incarnation

@@ -24,8 +24,8 @@ from relight.engine.run import End
 from relight.errors import Conflict, Fenced, Overloaded, RelightError, StorageUnavailable
 from relight.ids import JobId, RunId
 from relight.model import JobState
-from relight.store.journal import Ticket
 from relight.store.reads import ALL, Unreadable
+from relight.store.tickets import Ticket
 
 POLL_MS = 3
 """How often the store is asked whether another process committed: the floor of pickup."""

@@ -28,7 +28,7 @@ They keep their place in the queue, so that a later command is never on disk wit
 ``pump()`` does one batch and needs no thread: the simulator calls it. ``start()`` runs it in a thread.
 Rejected: a lock around the store (no group commit: one fsync a command); retrying a refused batch row by row (n
 transactions where log n do); failing commands when the disk refuses (a job would fail for its engine's trouble).
-Read next: ``sqlite/sql/apply.sql``.
+Read next: ``tickets.py``, ``sqlite/sql/apply.sql``.
 """
 
 from __future__ import annotations
@@ -38,109 +38,25 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import msgspec
-
 from relight.clock import Clock
 from relight.core.chain import Head, link
-from relight.core.changes import (
-    BeginStep,
-    CancelJob,
-    Changes,
-    CloseDecision,
-    CloseWriter,
-    EndJob,
-    MoveJob,
-    OpenWriter,
-    PutAway,
-    Quarantine,
-    ReleaseHold,
-    StallRun,
-    UpdateStep,
-)
+from relight.core.changes import CloseWriter, OpenWriter
 from relight.core.commands import Command
 from relight.core.events import Draft
 from relight.errors import Fenced, Overloaded, RelightError, StorageCorrupt, StorageUnavailable
 from relight.ids import EngineId, Ids
 from relight.model import EngineState
 from relight.store.store import Batch, Refused, Store
+from relight.store.tickets import Latch, Ticket, Touched, Waker
 
 MAX_COMMANDS = 1_000
 MAX_BYTES = 4 << 20
 LINGER_MS = 20
 CAPACITY = 50_000
 """Commands that may wait; beyond it new ones get ``Overloaded``."""
-MOVES = frozenset({EndJob, PutAway, MoveJob, StallRun, CancelJob, CloseDecision, Quarantine, ReleaseHold})
-"""Rows that may move their job from one state to another, or decide where the next one moves it."""
 BACKOFF_MS = (20, 50, 100, 250, 500, 1000, 2000)
 
-EVENT_BYTES = 600
-"""About what one event adds to a batch, its payload included."""
-
 GENESIS = Head(0, "0" * 64)
-_encode = msgspec.json.Encoder().encode
-
-
-class Ticket:
-    """A command on its way. ``done`` turns True once; then ``error`` is None or what became of it.
-
-    ``tag`` is whatever the waker wants to find again: one waker for many tickets is one call for each batch.
-    """
-
-    __slots__ = ("command", "done", "error", "events", "lazy", "put_at", "rows", "size", "tag", "texts", "waker")
-
-    def __init__(
-        self, command: Command, wanted: Changes, put_at: int, waker: Waker | None, tag: Any = None, lazy: bool = False
-    ) -> None:
-        self.command = command
-        self.rows = wanted.rows
-        self.texts = [_encode(row) for row in wanted.rows]
-        self.events = wanted.events
-        self.size = sum(map(len, self.texts)) + EVENT_BYTES * len(wanted.events)
-        self.put_at = put_at
-        self.waker = waker
-        self.tag = tag
-        self.lazy = lazy
-        self.done = False
-        self.error: BaseException | None = None
-
-
-Waker = Callable[[list[Ticket]], None]
-"""Called from the journal's thread, once a batch, with all of its tickets that named this waker."""
-
-
-class _Touched:
-    """What the commands of a batch do to jobs and steps, as far as a later command has to see it on disk first."""
-
-    __slots__ = ("_moved", "_updated")
-
-    def __init__(self) -> None:
-        self._moved: set[str | None] = set()
-        self._updated: set[tuple[str, str]] = set()
-
-    def admits(self, ticket: Ticket) -> bool:
-        """Add a command, unless it has to wait for the next batch.
-
-        It waits when an earlier one moves its job, and when it begins another try of a step that an earlier one ends: a
-        store lets steps begin before others end.
-        """
-        if self._moved and not self._moved.isdisjoint(_jobs_of(ticket)):
-            return False
-        ends: list[tuple[str, str]] = []
-        for row in ticket.rows:
-            if isinstance(row, BeginStep):
-                if (row.job_id, row.step_key) in self._updated:
-                    return False
-            elif isinstance(row, UpdateStep):
-                ends.append((row.job_id, row.step_key))
-            elif type(row) in MOVES:
-                self._moved.add(row.job_id)  # type: ignore[attr-defined]  # all of them have it
-        self._updated.update(ends)
-        return True
-
-
-def _jobs_of(ticket: Ticket) -> set[str | None]:
-    jobs: set[str | None] = {event.job_id for event in ticket.events if event.job_id is not None}
-    return jobs or {getattr(row, "job_id", None) for row in ticket.rows}
 
 
 class _Open(NamedTuple):
@@ -293,7 +209,7 @@ class Journal:
             if not self._queue or not (self._urgent or oldest_ok or self._closing):
                 return []
             taken: list[Ticket] = []
-            touched = _Touched()
+            touched = Touched()
             size = 0
             queue = self._queue
             while queue and len(taken) < MAX_COMMANDS and (size < MAX_BYTES or not taken):
@@ -550,31 +466,3 @@ class Journal:
         )
         for part in parts:
             self._finish(part, closed)
-
-
-class Latch:
-    """Waits in a thread for a number of tickets; a lock is the cheapest thing Python threads can wait on."""
-
-    __slots__ = ("_count", "_left", "_lock")
-
-    def __init__(self, count: int = 1) -> None:
-        self._lock = threading.Lock()
-        self._count = threading.Lock()
-        self._left = count
-        if count:
-            self._lock.acquire()
-
-    def __call__(self, tickets: list[Ticket]) -> None:
-        """Count tickets as done: a latch is a waker."""
-        self.skip(len(tickets))
-
-    def skip(self, count: int = 1) -> None:
-        """Count some as done."""
-        with self._count:
-            self._left -= count
-            if self._left == 0:
-                self._lock.release()
-
-    def wait(self, timeout_seconds: float | None) -> bool:
-        """Wait until all are done; tell whether they are."""
-        return self._lock.acquire(timeout=-1 if timeout_seconds is None else timeout_seconds)
