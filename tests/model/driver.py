@@ -184,9 +184,10 @@ class Driver(RuleBasedStateMachine):
 
     def is_quiet(self, engine: Engine, run: JobRef) -> bool:
         """Tell whether no step of a job runs: only then does an engine put its run away."""
-        waiting = self.waiting.get(engine.id, [])
-        if any(isinstance(command, BeginTry) and command.job == run for command, _, _ in waiting):
-            self.write(engine)
+        for writer in (engine, *self.engines):  # now and then a run has a second speaker
+            waiting = self.waiting.get(writer.id, [])
+            if any(isinstance(command, BeginTry) and command.job == run for command, _, _ in waiting):
+                self.write(writer)
         steps = self.reference.steps_of(run.job_id)
         return not any(step.kind is StepKind.STEP and step.state is StepState.RUNNING for step in steps)
 

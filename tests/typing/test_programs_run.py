@@ -1,4 +1,4 @@
-"""Three of the programs are also run: what type-checks here is what works."""
+"""The programs are also run, on real stores: what type-checks here is what works."""
 
 from __future__ import annotations
 
@@ -93,3 +93,45 @@ def test_p06_digests_and_reminds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert today.result(timeout_seconds=20) == 1
         waiting = {job.summary.split()[0] for job in engine.jobs(state=[JobState.QUEUED, JobState.RUNNING])}
         assert waiting == {"digest", "reminder"}
+
+
+def test_p05_serves_orders_over_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastapi.testclient import TestClient
+
+    store = str(tmp_path / "p05.db")
+    monkeypatch.setenv("RELIGHT_STORE", store)
+    monkeypatch.syspath_prepend(HERE)
+    p05 = program("p05_fastapi")
+    order = {"id": "o1", "amount_cents": 1200, "email": "ada@example.com"}
+    with Engine(store):
+        pass  # the first deploy: an engine makes the store
+    with TestClient(p05.app) as web:  # nothing executes yet: the front end needs no engine
+        key = {"idempotency-key": "o1"}
+        first = web.post("/orders", json=order, headers=key)
+        again = web.post("/orders", json=order, headers=key)
+        assert first.status_code == again.status_code == 202
+        assert first.json() == again.json()
+        assert web.post("/orders", json={**order, "amount_cents": 1}, headers=key).status_code == 409
+        job_id = first.json()["job_id"]
+        assert web.get(f"/orders/{job_id}").json()["state"] == "queued"
+        assert web.get("/orders/nobody").status_code == 404
+
+        import p04_payment  # the module that p05 imported, not one that was run again
+
+        fake = FakeStripe()
+        with Engine(store, workflows=[p04_payment.checkout], resources={p04_payment.stripe: fake}) as engine:
+            assert engine.job(job_id).result(timeout_seconds=20) == "r0"
+        assert web.get(f"/orders/{job_id}").json()["state"] == "completed"
+        second = web.post("/orders", json={**order, "id": "o2"}, headers={"idempotency-key": "o2"}).json()["job_id"]
+        assert web.delete(f"/orders/{second}").status_code == 202
+        assert web.get(f"/orders/{second}").json()["state"] == "cancelled"
+
+
+def test_p07_sums_frames_and_keeps_one_by_its_codec(tmp_path: Path) -> None:
+    p07 = program("p07_pandas")
+    for number, amounts in enumerate(["1.5\n2.5\n", "4\n", "0.25\n100\n"]):
+        (tmp_path / f"{number}.csv").write_text(f"amount\n{amounts}")
+    with Engine(str(tmp_path / "etl.db"), workflows=[p07.month], codecs=[p07.frames]) as engine:
+        job = engine.submit(p07.month, tmp_path)
+        assert job.result(timeout_seconds=60) == 108.25
+        assert job.info().progress is not None
