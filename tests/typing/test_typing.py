@@ -7,6 +7,7 @@ Every file and package in this folder is a program that has to type-check; `test
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -35,6 +36,20 @@ def mypy(*paths: Path) -> str:
     return done.stdout
 
 
+def pyright() -> dict[Path, set[int]]:
+    """Check all programs with the second checker, by the project's settings; return the lines with errors, by file."""
+    command = [str(Path(sys.executable).with_name("basedpyright")), "--outputjson", "--pythonpath", sys.executable]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert report["summary"]["filesAnalyzed"] >= len(PROGRAMS) + len(MUST_NOT)
+    found: dict[Path, set[int]] = {}
+    for each in report["generalDiagnostics"]:
+        if each["severity"] == "error":
+            found.setdefault(Path(each["file"]), set()).add(each["range"]["start"]["line"] + 1)
+    return found
+
+
 def error_lines(path: Path) -> set[int]:
     pattern = rf"^{re.escape(str(path.relative_to(ROOT)))}:(\d+)(?::\d+)?: error:"
     return {int(line) for line in re.findall(pattern, mypy(path), re.MULTILINE)}
@@ -56,6 +71,10 @@ def test_every_program_type_checks() -> None:
 def test_exactly_the_marked_lines_do_not_type_check(path: Path) -> None:
     assert marked_lines(path)
     assert error_lines(path) == marked_lines(path)
+
+
+def test_a_second_checker_agrees() -> None:
+    assert pyright() == {path: marked_lines(path) for path in MUST_NOT}
 
 
 def test_a_mistake_is_seen(tmp_path: Path) -> None:
