@@ -429,6 +429,17 @@ class Why:
     summary: str
     causes: Sequence[Cause]
 
+    def _repr_html_(self) -> str:
+        """Show it in a notebook: the sentence, and each cause with what can be done."""
+        from html import escape
+
+        rows = "".join(
+            f"<li><code>{escape(cause.code)}</code> {escape(cause.detail)}"
+            + "".join(f"<br><code>{escape(action)}</code>" for action in cause.actions)
+            for cause in self.causes
+        )
+        return f"<p>{escape(self.summary)}</p><ul>{rows}</ul>"
+
 
 @dataclass(frozen=True)
 class Decision:

@@ -92,6 +92,7 @@ SHAPES = {
     "schema_upgraded": ("from_version to_version", ""),
     "queue_changed": ("queue", "changes"),
     "kind_registered": ("job_kind", "version"),
+    "workflow_replaced": ("job_kind code_ref", ""),
     "external_created": ("name", "expires_at"),
     "external_completed": ("name value_hash value_bytes", ""),
     "external_failed": ("name error_type message_redacted", "error_code"),

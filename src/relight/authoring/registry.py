@@ -52,7 +52,7 @@ class Registry:
         """Register a workflow. One of the same kind from ``__main__`` (a notebook cell run again) is replaced."""
         known = self._workflows.get(workflow.kind)
         same = known is None or known is workflow or known.spec.function is workflow.spec.function
-        if known is not None and not same and workflow.spec.function.__module__ != "__main__":
+        if known is not None and not same and not _is_of_main(workflow):
             raise KindDuplicate(
                 f'two workflows are of kind "{workflow.kind}" ({known.spec.code_ref}, {workflow.spec.code_ref}). '
                 'Rename one: @workflow(name="…")',
@@ -60,6 +60,18 @@ class Registry:
             )
         self.signature(workflow.spec.function)
         self._workflows[workflow.kind] = workflow
+
+    def renew(self, workflow: BaseWorkflow[..., Any]) -> bool:
+        """Take a workflow of ``__main__`` in place of the one of its kind, if that one was registered; tell whether it was.
+
+        So a notebook's cell can be run again while its engine runs. Jobs under way go on with what they began with until they
+        are replayed.
+        """
+        known = self._workflows.get(workflow.kind)
+        if known is None or known is workflow or not _is_of_main(workflow):
+            return False
+        self.add(workflow)
+        return True
 
     @property
     def kinds(self) -> list[str]:
@@ -123,6 +135,10 @@ class Registry:
             now_ms=now_ms,
             parent=parent,
         )
+
+
+def _is_of_main(workflow: BaseWorkflow[..., Any]) -> bool:
+    return workflow.spec.function.__module__ == "__main__"
 
 
 def make_submit(

@@ -96,6 +96,11 @@ class Job(_Handle[R_co]):
         try:
             if not over.wait(timeout_seconds):
                 raise self._timed_out(timeout_seconds)
+        except KeyboardInterrupt as interrupt:
+            interrupt.add_note(
+                f"{self._kind or 'job'} {short(self.id)} was not interrupted: it goes on. result() waits again, cancel() ends it"
+            )
+            raise
         finally:
             self._core.ends.forget(JobId(self.id), over.set)
         return self._read_result(self._core.find(self.id))

@@ -10,7 +10,9 @@ import msgspec
 from relight.authoring.registry import as_call, make_submit
 from relight.authoring.workflows import Call, SubmitOptions
 from relight.client.session import Session
+from relight.core import events as ev
 from relight.core.changes import Who
+from relight.core.commands.engines import Tell
 from relight.core.commands.jobs import NoteDuplicate, SubmitJob
 from relight.core.commands.steering import (
     ref_of,
@@ -50,8 +52,10 @@ class Submitting(Session):
         if isinstance(what, str):
             return self._submit_by_kind(what, args, options, new)
         call = as_call(what, args, options)
-        known = self.registry.find(call.workflow.kind)
-        if known is None or known is not call.workflow:
+        if self.registry.renew(call.workflow):
+            renewed = ev.WorkflowReplaced(job_kind=call.workflow.kind, code_ref=call.workflow.spec.code_ref)
+            self.journal.put(Tell(payload=renewed, who=new["who"]), lazy=True)
+        elif self.registry.find(call.workflow.kind) is not call.workflow:
             self._must_be_known(call.workflow.kind)
         command = self.registry.submit_command(call, **new)
         return self._stowed(command)

@@ -165,6 +165,15 @@ class KindRegistered(EventPayload, frozen=True, kw_only=True):
     version: str | None = None
 
 
+class WorkflowReplaced(EventPayload, frozen=True, kw_only=True):
+    """An engine runs jobs of a kind with another function from now on: a notebook's cell was run again."""
+
+    kind = "workflow_replaced"
+    actors = ANYBODY
+    job_kind: str
+    code_ref: str
+
+
 # Recovery.
 
 
