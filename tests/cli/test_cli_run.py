@@ -142,3 +142,32 @@ def test_the_store_comes_from_the_option_the_environment_or_the_folder(place: Pl
     assert Path(store).exists()
     [job] = place.ok("jobs", "--json", "--store", f"sqlite:///{store}").lines
     assert json.dumps(job)
+
+
+def test_watching_says_each_new_situation_and_how_it_ended(place: Place) -> None:
+    place.run("run", "flows:asks", RELIGHT_SUSPEND_AFTER_SECONDS="0.05")
+    with place.start("watch", "@last") as watch, place.start("watch", "@last", "--json") as told:
+        watch.hear("waits for a decision")
+        told.hear("waiting_decision")
+        place.ok("answer", "@last", "approve")
+        watch.hear("no engine")
+        told.hear("no_engine")
+        with place.start("worker", "flows"):
+            watch.hear("completed")
+            assert watch.end() == told.end() == 0
+    assert watch.heard[-1] == '"approve"'
+    assert [json.loads(line)["causes"][0]["code"] for line in told.heard][-1] == "completed"
+
+
+def test_watching_ends_as_the_job_does_and_leaves_it_alone_when_interrupted(place: Place) -> None:
+    place.ok("run", "flows:add", "--arg", "a=1")  # an engine makes the store
+    place.ok("submit", "flows:waits")
+    with place.start("watch", "@last") as watch:
+        watch.hear("queued")
+        watch.send(signal.SIGINT)
+        assert watch.end() == 130
+    with place.start("watch", "@last") as watch:
+        watch.hear("queued")
+        place.ok("cancel", "@last")
+        assert watch.end() == 3
+    assert place.ok("jobs", "--json").lines[0]["state"] == "cancelled"

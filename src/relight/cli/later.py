@@ -17,7 +17,6 @@ LATER: Final[Mapping[str, str]] = {
     "fork": "submit a new job with relight submit",
     "serve": "relight jobs, show, why and events look into a store",
     "sql": "relight jobs and events print JSON for any tool",
-    "watch": "relight events --follow shows what happens",
 }
 """By name: what to do instead."""
 

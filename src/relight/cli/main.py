@@ -13,7 +13,7 @@ from typing import Any
 import click
 import msgspec
 
-from relight.cli import acts, doctor, engines, lists, log, run, show, submit, upkeep, worker
+from relight.cli import acts, doctor, engines, lists, log, run, show, submit, upkeep, watch, worker
 from relight.cli.demo_command import demo
 from relight.cli.exit_codes import Exit, worth_of
 from relight.cli.later import LATER, WithLater
@@ -96,6 +96,7 @@ for _command in (
     lists.jobs,
     show.show,
     show.why,
+    watch.watch,
     log.events,
     acts.resume,
     acts.retry,

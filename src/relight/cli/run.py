@@ -128,7 +128,7 @@ def _wait_for_end(engine: Engine, job: Job[Any], news: News, leaving: Leaving) -
         line.clear()
         core.ends.forget(job_id, ended.set)
     found = core.find(job_id)
-    return _tell_end(core, found)
+    return tell_end(core, found)
 
 
 def _waits_for_person(core: Core, job_id: JobId) -> bool:
@@ -141,7 +141,7 @@ def _waits_for_person(core: Core, job_id: JobId) -> bool:
     return any(job.state is JobState.AWAITING_USER for job in heads) or any(held)
 
 
-def _tell_end(core: Core, job: JobRecord) -> int:
+def tell_end(core: Core, job: JobRecord) -> int:
     """Print a result, or say how else the job ended; return the exit code."""
     if job.outputs is not None:
         say(result_text(core, job))
