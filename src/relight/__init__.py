@@ -13,7 +13,6 @@ from relight.authoring.primitives import (
     current_job,
     current_step,
     heartbeat,
-    log,
     now,
     rng,
     uuid7,
@@ -27,6 +26,7 @@ from relight.client.handles import AsyncJob, Job
 from relight.codec import Codec
 from relight.core.retry import Retry
 from relight.engine.facade import AsyncEngine, Engine
+from relight.logs import log
 from relight.secret import Secret
 from relight.version import VERSION
 

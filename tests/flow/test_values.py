@@ -32,6 +32,7 @@ from relight import (
     workflow,
 )
 from relight.errors import NotInJob, NotInStep
+from relight.logs import JobFilter
 
 
 @step
@@ -203,14 +204,14 @@ def test_a_job_knows_itself(rig: Rig) -> None:
 
 
 @contextlib.contextmanager
-def heard() -> Iterator[list[logging.LogRecord]]:
+def heard(name: str = "relight.job") -> Iterator[list[logging.LogRecord]]:
     records: list[logging.LogRecord] = []
 
     class Ear(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             records.append(record)
 
-    logger = logging.getLogger("relight.job")
+    logger = logging.getLogger(name)
     ear, level = Ear(), logger.level
     logger.addHandler(ear)
     logger.setLevel(logging.INFO)
@@ -244,6 +245,40 @@ def test_log_is_silent_while_a_body_is_replayed(rig: Rig, key: str | None) -> No
     assert [record.getMessage() for record in records] == ["before", "in step 1", "between", "after"]
     assert {record.job_id for record in records} == {done.id}  # type: ignore[attr-defined]
     assert [record.step_key for record in records][1] == ("noisy[k]" if key else "noisy#0")  # type: ignore[attr-defined]
+
+
+def test_a_filter_does_the_same_for_a_logger_of_ones_own(rig: Rig) -> None:
+    mine = logging.getLogger("somebody.else")
+    watched = JobFilter()
+
+    @step
+    def noisy() -> None:
+        mine.info("in a step")
+
+    @workflow
+    def job() -> None:
+        mine.info("before")
+        noisy()
+        wait_signal("go", type=int)
+        mine.info("after", extra={"job_kind": "mine"})
+
+    with heard("somebody.else") as records:
+        logging.getLogger("somebody.else").addFilter(watched)
+        try:
+            mine.info("outside")
+            done = rig.start(job).submit(job)
+            rig.until_put_away(done)
+            done.signal("go", 1)
+            done.result(timeout_seconds=10)
+        finally:
+            mine.removeFilter(watched)
+    told = [(r.getMessage(), r.job_id, r.job_kind, r.step_key) for r in records]  # type: ignore[attr-defined]
+    assert told == [
+        ("outside", None, None, None),
+        ("before", done.id, "job", None),
+        ("in a step", done.id, "job", "noisy#0"),
+        ("after", done.id, "mine", None),
+    ]
 
 
 def test_log_is_silent_in_each_arm_until_that_arm_comes_to_something_new(rig: Rig) -> None:

@@ -6,13 +6,12 @@ The waits are in ``waiting.py``, children in ``children.py``, ``parallel`` in ``
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from relight.authoring.context import SCOPE, Scope, in_body
 from relight.authoring.waiting import milliseconds
@@ -105,27 +104,3 @@ def current_step() -> CurrentStep:
     if scope is None or scope.step is None:
         raise NotInStep("current_step() works only inside a step's function (or its reconciling function)")
     return scope.step
-
-
-class _Log(logging.LoggerAdapter[logging.Logger]):
-    """A standard logger that names the job and step, and is silent while a workflow's body is being replayed."""
-
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        """Add the ids that records and formatters can use."""
-        scope = SCOPE.get()
-        if scope is not None:
-            job = scope.run.ref
-            extra = {"job_id": job.job_id, "job_kind": job.kind, "run_id": job.run_id}
-            extra["step_key"] = None if scope.step is None else scope.step.key
-            kwargs["extra"] = {**extra, **(kwargs.get("extra") or {})}
-        return msg, kwargs
-
-    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - the name is logging's
-        """Tell whether to log: not while replaying a body."""
-        scope = SCOPE.get()
-        if scope is not None and scope.step is None and scope.run.current_job().replaying:
-            return False
-        return super().isEnabledFor(level)
-
-
-log = _Log(logging.getLogger("relight.job"), {})
