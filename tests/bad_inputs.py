@@ -288,7 +288,7 @@ row(
 )
 
 
-@prepared("same key, other arguments", e.IdempotencyMismatch, "with other arguments")
+@prepared("same key, other arguments", e.IdempotencyMismatch, 'with another "n"')
 def other_arguments(world: World) -> Act:
     world.engine.submit(good, 1, idempotency_key="order-17").result(timeout_seconds=20)
     return lambda: world.engine.submit(good, 2, idempotency_key="order-17")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from datetime import datetime
 from types import ModuleType
 from typing import Any, TypeGuard
@@ -122,7 +123,10 @@ class Registry:
         """Return the command that submits a call, its arguments encoded. ``parent``: (job id, step key, detached)."""
         spec = call.workflow.spec
         signature = self.signature(spec.function)
-        bound = signature.bind(call.args, call.kwargs)
+        try:
+            bound = signature.bind(call.args, call.kwargs)
+        except InvalidArgument as error:
+            raise _taken_for_option(call, signature) or error from None
         signature.load(bound.inputs)  # what could not be given to the function later is refused now
         return make_submit(
             spec.kind,
@@ -139,6 +143,18 @@ class Registry:
 
 def _is_of_main(workflow: BaseWorkflow[..., Any]) -> bool:
     return workflow.spec.function.__module__ == "__main__"
+
+
+def _taken_for_option(call: Call[Any], signature: Signature) -> InvalidArgument | None:
+    """Return the error for a call that misses what was given as an option of submit, because both have one name."""
+    given = [f.name for f in fields(call.submit_options) if getattr(call.submit_options, f.name) is not None]
+    both = [name for name in given if name in signature.names]
+    if not both:
+        return None
+    return InvalidArgument(
+        f'{call.workflow.kind} has a parameter "{both[0]}", which is also an option of submit: '
+        f"use submit({call.workflow.kind}.bind({both[0]}=…))"
+    )
 
 
 def make_submit(

@@ -132,8 +132,8 @@ class Submitting(Session):
         if owner is not None and owner.job_id != command.job_id:
             if owner.inputs_hash != command.inputs_hash:
                 raise IdempotencyMismatch(
-                    f'key "{command.idempotency_key}" belongs to {owner.kind} {short(owner.job_id)} ({owner.state}) with other '
-                    "arguments. Use another key, or fork that job",
+                    f'key "{command.idempotency_key}" belongs to {owner.kind} {short(owner.job_id)} ({owner.state}) with '
+                    f"{_what_differs(self.find(owner.job_id).inputs or 'null', command.inputs)}. Use another key, or fork that job",
                     job_id=owner.job_id,
                 )
             self.journal.put(
@@ -167,6 +167,14 @@ class Submitting(Session):
                 owed=owed,
                 retry_after_seconds=2.0,
             )
+
+
+def _what_differs(before: str, now: str) -> str:
+    if before.startswith(STOWED) or now.startswith(STOWED):
+        return "other arguments"
+    then, these = msgspec.json.decode(before), msgspec.json.decode(now)
+    differing = sorted(name for name in {*then, *these} if then.get(name, ...) != these.get(name, ...))
+    return "another " + ", ".join(f'"{name}"' for name in differing) if differing else "other arguments"
 
 
 def calls_of(calls: Iterable[Call[Any]]) -> list[Call[Any]]:

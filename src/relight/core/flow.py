@@ -29,7 +29,7 @@ import msgspec
 from relight.core.commands import Command, JobRef
 from relight.core.commands.steps import AskPerson, BeginTry, EndWait, FailTry, FinishStep, ReconcileStep
 from relight.core.failure import Failure, failure_of, read_failure
-from relight.core.history import History, differing_arguments
+from relight.core.history import History, differing_arguments, volatile_hint
 from relight.core.retry import ONE_TRY, Retry
 from relight.errors import PayloadError, StepError, type_name
 from relight.ids import StepKey
@@ -245,7 +245,8 @@ def run_step(history: History, job: JobRef, step: StepSpec, call: StepCall) -> F
 def _argument_mismatch(record: StepRecord, step: StepSpec, call: StepCall, differing: list[str]) -> Mismatch:
     names = ", ".join(f'"{name}"' for name in differing)
     others = " (others equal)" if len(call.hashes) > len(differing) else ""
-    detail = f"argument {names} differs{others}. Recorded under {record.code_ref}, now {step.code_ref}"
+    hint = volatile_hint(call.inputs, differing)
+    detail = f"argument {names} differs{others}{hint}. Recorded under {record.code_ref}, now {step.code_ref}"
     return Mismatch(call.key, "arguments", detail, record.args_hashes or "", msgspec.json.encode(call.hashes).decode())
 
 

@@ -7,6 +7,7 @@ Read next: ``flow.py``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -115,3 +116,22 @@ def differing_arguments(recorded: str | None, now: Mapping[str, str]) -> list[st
     """Return the names of arguments whose hashes differ from the record's, in order."""
     then: dict[str, str] = msgspec.json.decode(recorded or "{}")
     return sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
+
+
+_VOLATILE = (
+    ("a time", "now()", re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?.*)?")),
+    ("a UUID", "uuid7()", re.compile(r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE)),
+    ("a time", "now()", re.compile(r"1\d{9}(\.\d+|\d{3}|\d{6}|\d{9})?")),
+)
+"""What changes from run to run, what to use instead, and what its values look like."""
+
+
+def volatile_hint(inputs: str, names: Iterable[str]) -> str:
+    """Return what an argument that changed by itself looks like, and what to use instead; nothing if it looks like none."""
+    values: dict[str, object] = msgspec.json.decode(inputs)
+    for name in names:
+        text = str(values.get(name))
+        for what, instead, form in _VOLATILE:
+            if form.fullmatch(text):
+                return f", it looks like {what}: use {instead}"
+    return ""

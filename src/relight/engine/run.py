@@ -26,7 +26,7 @@ from relight.core.history import History
 from relight.core.keys import Branch
 from relight.engine.board import LEAVE, Waiter
 from relight.errors import CancelRequested, Suspending
-from relight.ids import StepKey
+from relight.ids import StepKey, short
 from relight.model import CurrentJob, JobRecord
 
 if TYPE_CHECKING:
@@ -114,7 +114,10 @@ class Run:
         if self.end is not None:
             in_time = self.cleanup_until is None or mono_ms < self.cleanup_until
             if not (in_cleanup and in_time):
-                raise CancelRequested(self.end.reason or self.end.code)
+                raise CancelRequested(
+                    f"{self.ref.kind} {short(self.ref.job_id)} was asked to end: {self.end.reason or self.end.code}. "
+                    "Steps that clean up: with cleanup():"
+                )
 
     # parking
 
