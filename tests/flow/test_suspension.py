@@ -10,8 +10,9 @@ import pytest
 from tests.flow.kit import Rig, eventually, wait_for
 
 from relight import ask, cleanup, current_job, now, parallel, sleep, start, step, wait_signal, workflow
+from relight.engine.operator import fence_engine
 from relight.errors import JobFailed, Suspending
-from relight.model import JobState, RunState
+from relight.model import JobState, RunState, StepState
 
 DONE: list[str] = []
 
@@ -29,6 +30,125 @@ def note(what: str) -> str:
 
 @workflow
 def child() -> None: ...
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize("how", ["waiting", "shutdown", "fenced", "ended by force"])
+def test_the_body_of_cleanup_does_not_run_when_a_run_is_only_put_away_or_lost(rig: Rig, colour: str, how: str) -> None:
+    inside, go = threading.Event(), threading.Event()
+    bodies: list[str] = []
+    seen: list[str] = []
+
+    @step
+    def block() -> None:
+        inside.set()
+        wait_for(go)
+
+    @workflow(name="job")
+    def job() -> None:
+        try:
+            wait_signal("go", type=int) if how == "waiting" else block()
+        finally:
+            try:
+                with cleanup():
+                    bodies.append("ran")
+            except BaseException as error:
+                seen.append(type(error).__name__)
+                raise
+
+    @workflow(name="job")
+    async def ajob() -> None:
+        try:
+            await (wait_signal.aio("go", type=int) if how == "waiting" else block.aio())
+        finally:
+            try:
+                with cleanup():
+                    bodies.append("ran")
+            except BaseException as error:
+                seen.append(type(error).__name__)
+                raise
+
+    wanted = job if colour == "sync" else ajob
+    engine = rig.start(wanted)
+    done = engine.submit(wanted)
+    if how != "waiting":
+        wait_for(inside)
+    match how:
+        case "waiting":
+            rig.until_put_away(done)
+        case "shutdown":
+            stopping = threading.Thread(target=rig.stop, args=(engine,))
+            stopping.start()
+            eventually(lambda: engine.health()["draining"])
+            go.set()
+            stopping.join()
+        case "fenced":
+            inside_engine = engine._engine
+            assert inside_engine is not None
+            [run] = inside_engine.all_runs()
+            fence_engine(rig.client().core, engine.engine_id, by="ada", force=True)
+            eventually(lambda: run.lost)
+            go.set()
+        case _:
+            engine.core.end(done.id, code="cancel", reason=None, by="ada", force=True)
+            go.set()
+    eventually(lambda: seen)
+    assert set(seen) == {"Suspending"} and bodies == []
+
+
+@pytest.mark.parametrize("executing", ["async", "in a thread", "in an arm"])
+@pytest.mark.parametrize("leaving", ["step", "cleanup"])
+def test_a_line_that_has_to_leave_does_not_cut_a_step_that_executes_in_another(
+    rig: Rig, executing: str, leaving: str
+) -> None:
+    begun, left, go = threading.Event(), threading.Event(), threading.Event()
+
+    @step(in_doubt="ask")
+    async def apay(n: int) -> str:
+        begun.set()
+        while not go.is_set():
+            await asyncio.sleep(0.01)  # sleep-ok: a step that looks
+        return "paid"
+
+    @step(in_doubt="ask")
+    def pay(n: int) -> str:
+        begun.set()
+        wait_for(go)
+        return "paid"
+
+    async def tidy() -> None:
+        while not (begun.is_set() and current_job().suspending):
+            await asyncio.to_thread(threading.Event().wait, 0.01)
+        if leaving == "cleanup":
+            with cleanup():
+                left.set()
+                await note.aio("tidied")
+        left.set()
+        await note.aio("tidied")
+
+    @workflow
+    async def job() -> None:
+        match executing:
+            case "async":
+                await asyncio.gather(apay(1), tidy())
+            case "in a thread":
+                await asyncio.gather(pay.aio(1), tidy())
+            case _:
+                paying = asyncio.ensure_future(parallel.aio(pay, [1], limit=1))
+                await tidy()
+                await paying
+
+    engine = rig.start(job)
+    done = engine.submit(job)
+    wait_for(begun)
+    stopping = threading.Thread(target=rig.stop, args=(engine,))
+    stopping.start()
+    wait_for(left)
+    go.set()
+    stopping.join()
+    [paid] = [record for key, record in rig.steps(done).items() if "pay" in key]
+    assert paid.state is StepState.COMPLETED and rig.decisions(done) == [] and DONE == []
+    assert rig.row(done).status_reason == "shutdown"
 
 
 @pytest.mark.parametrize("colour", ["sync", "async"])

@@ -28,11 +28,11 @@ def test_an_async_try_is_cancelled_at_its_time_limit(rig: Rig) -> None:
         try:
             await slow()
         except StepFailed as error:
-            return f"{error.error_type.rpartition('.')[2]}: {error.message}"
+            return f"{error.error_type}: {error.message}"
         return ""
 
     done = rig.start(job).submit(job)
-    assert done.result(timeout_seconds=10) == "StepTimeout: slow#0 took longer than 0.05 s"
+    assert done.result(timeout_seconds=10) == "TimeoutError: slow#0 took longer than 0.05 s"
     assert ended == ["cancelled"]
     assert rig.steps(done)["slow#0"].state is StepState.FAILED
 
@@ -76,7 +76,7 @@ def test_an_async_step_in_a_sync_workflow_is_cancelled_too(rig: Rig) -> None:
     def job() -> None:
         slow.sync()
 
-    with pytest.raises(JobFailed, match="StepTimeout"):
+    with pytest.raises(JobFailed, match="TimeoutError"):
         rig.start(job).submit(job).result(timeout_seconds=10)
 
 
@@ -135,7 +135,7 @@ def test_what_an_overdue_try_returned_is_not_its_outcome(rig: Rig) -> None:
         return slow()
 
     failed = rig.start(job).submit(job)
-    with pytest.raises(JobFailed, match=r"slow#0: .*StepTimeout: slow#0 took longer than 0\.05 s"):
+    with pytest.raises(JobFailed, match=r"slow#0: .*TimeoutError: slow#0 took longer than 0\.05 s"):
         failed.result(timeout_seconds=10)
 
 
@@ -193,3 +193,34 @@ def test_an_uncertain_sync_try_past_its_limit_is_in_doubt_where_it_matters(rig: 
     done.answer("not_done", by="ada")
     assert done.result(timeout_seconds=10) == "sent"
     assert rig.told(done).count("step_began") == 2
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize("listed", ["on", "not_on"])
+def test_a_time_limit_is_a_timeout_error_that_a_retry_can_name(rig: Rig, colour: str, listed: str) -> None:
+    chosen = Retry(tries=2, first_seconds=0, on=(TimeoutError,))
+    if listed == "not_on":
+        chosen = Retry(tries=2, first_seconds=0, not_on=(TimeoutError,))
+
+    @step(timeout_seconds=0.05, retry=chosen)
+    def slow() -> int:
+        if current_step().try_number == 1:
+            eventually(cancelled)
+        return current_step().try_number
+
+    @step(timeout_seconds=0.05, retry=chosen)
+    async def aslow() -> int:
+        if current_step().try_number == 1:
+            await asyncio.sleep(30)  # sleep-ok: a step that is cancelled
+        return current_step().try_number
+
+    @workflow
+    def job() -> str:
+        try:
+            return str(slow() if colour == "sync" else aslow.sync())
+        except StepFailed as error:
+            assert error.is_a(TimeoutError)
+            return f"{error.error_type} {error.tries}"
+
+    got = rig.start(job).submit(job).result(timeout_seconds=10)
+    assert got == ("2" if listed == "on" else "TimeoutError 1")

@@ -76,9 +76,10 @@ def cancelled() -> bool:
 
 @contextmanager
 def cleanup(*, timeout_seconds: float = 30) -> Iterator[None]:
-    """Allow steps although the job was cancelled: for ``finally`` blocks. Not while a run is only being put away.
+    """Allow steps although the job was cancelled: for ``finally`` blocks.
 
-    After ``timeout_seconds`` steps are refused again.
+    After ``timeout_seconds`` steps are refused again. While a run is only being put away, or was lost to another engine,
+    entering raises ``Suspending``: the body does not run. Otherwise it changes nothing.
     """
     scope = in_body("cleanup")
     scope.run.begin_cleanup(milliseconds("timeout_seconds", timeout_seconds))  # type: ignore[attr-defined]

@@ -65,6 +65,8 @@ class Run:
         self.driving = 0
         """Durable calls under way in async lines: between their first request and their end, those parked left out."""
         self.steps: dict[StepKey, int] = {}
+        self.invoking = 0
+        """Async lines that called a step and have not got its outcome back yet; a thread's part of it may be over."""
         self.calls = 0
         """Step functions that threads are inside of; a thread may be left behind by the line that called it."""
         self._when_returned: list[Callable[[], None]] = []
@@ -166,10 +168,23 @@ class Run:
             self.overdue.discard(key)
             self.moved_at = mono_ms
 
+    def invoke_begins(self) -> None:
+        """Note that an async line calls a step."""
+        with self.lock:
+            self.invoking += 1
+
+    def invoke_ends(self) -> None:
+        """Note that it has the outcome in its hands."""
+        with self.lock:
+            self.invoking -= 1
+
+    def _is_idle(self) -> bool:
+        return not self.steps and not self.invoking
+
     def leave_when_idle(self) -> None:
         """A run that is being put away leaves once no step executes. Called when a line has got its step's outcome."""
         with self.lock:
-            leave = self.suspending is not None and not self.steps
+            leave = self.suspending is not None and self._is_idle()
         if leave:
             self.cancel_tasks()
 
@@ -222,7 +237,7 @@ class Run:
             self.suspending = reason
             self.tells = tells
             self.left_waiting = waiters
-            idle = not self.steps
+            idle = self._is_idle()
             at_rest = self.driving <= 0 if self.spec.is_async else self.busy <= 0
             self.left_quiet = idle and bool(waiters) and at_rest and not woken
             leaving = [waiter for waiter in waiters if waiter.settle(LEAVE)]

@@ -44,10 +44,6 @@ NO_LIMIT: contextlib.nullcontext[None] = contextlib.nullcontext()
 """Stands for ``asyncio.timeout(None)``, which is a tenth of the cost of a trivial step."""
 
 
-class StepTimeout(Exception):
-    """A try took longer than its ``timeout_seconds``."""
-
-
 class Conductor:
     """A run, as the code inside it sees it."""
 
@@ -139,7 +135,13 @@ class Conductor:
             return  # progress is not worth an error; whatever stops the journal is told by the next durable call
 
     def begin_cleanup(self, timeout_ms: int | None) -> None:
-        """Allow steps after a cancel, for a while."""
+        """Allow steps after a cancel, for a while. Raises ``Suspending`` while the run is only being put away, or was lost."""
+        run = self.run
+        # Beside an async line whose step still executes nothing is raised: the exception would cancel that step, too. This
+        # line leaves at its next durable call, once that step is recorded.
+        leaving = run.suspending is not None and not (self.loop_ident is not None and (run.steps or run.invoking))
+        if run.lost is not None or leaving:
+            run.check_enter(in_cleanup=True, mono_ms=self.engine.clock.mono_ms())
         if self.run.end is not None and timeout_ms is not None and self.run.cleanup_until is None:
             self.run.cleanup_until = self.engine.clock.mono_ms() + timeout_ms
 
@@ -189,6 +191,8 @@ class Conductor:
             return stop.value
         finally:
             self.run.flow_ends()
+            if self.loop_ident is not None:
+                self.run.leave_when_idle()  # this thread may have run the last step of a run whose other lines wait to leave
 
     drive_value = drive
     """For recorded values, which wait for nothing: callable on the loop too."""
@@ -428,6 +432,7 @@ class Conductor:
         function = self._function(request)
         call, step = request.call, request.step
         token = SCOPE.set(self._step_scope(request))
+        self.run.invoke_begins()
         try:
             if not step.is_async:
                 return await self.in_thread(lambda: self._invoke_here(request, function))
@@ -443,6 +448,7 @@ class Conductor:
             raise
         finally:
             SCOPE.reset(token)
+            self.run.invoke_ends()
             # Not before the outcome is here: leaving is a cancellation, which would take it away unrecorded.
             self.run.leave_when_idle()
 
@@ -477,7 +483,7 @@ class Conductor:
 
     def _too_long(self, request: f.Invoke) -> Raised:
         seconds = (request.step.timeout_ms or 0) / 1000
-        return Raised(StepTimeout(f"{request.call.key} took longer than {seconds:g} s"), certain=False)
+        return Raised(TimeoutError(f"{request.call.key} took longer than {seconds:g} s"), certain=False)
 
     def _abandon(self, key: StepKey, try_number: int, question: str | None = None) -> None:
         """Something was cancelled while it ran or waited, by a sibling or with its job: a replay must not do it again.
@@ -565,8 +571,14 @@ class Conductor:
             raise
 
     async def _leave_async(self) -> None:
-        """Leave as async code does: by the cancellation of the body's task, which reaches every line that it awaits."""
-        self.run.cancel_tasks()
+        """Leave as async code does: by the cancellation of the body's task, which reaches every line that it awaits.
+
+        A run that is put away leaves only once no step executes in any of its lines; whoever records the last one sees to it.
+        """
+        if self.run.lost is None and self.run.suspending is not None:
+            self.run.leave_when_idle()
+        else:
+            self.run.cancel_tasks()
         await self.engine.loop.future()
 
     # across colours
