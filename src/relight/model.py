@@ -443,7 +443,7 @@ class Why:
 
 @dataclass(frozen=True)
 class Decision:
-    """A person's answer to ``ask``."""
+    """A person's answer to ``ask``; or what its time limit decided: then ``by`` is ``"timeout"``, ``at`` the limit."""
 
     id: str
     choice: str

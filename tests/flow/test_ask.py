@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import pytest
 from tests.flow.kit import Rig, eventually
 
-from relight import ask, sleep, step, workflow
+from relight import ask, sleep, step, wait_signal, workflow
+from relight.clock import to_datetime
 from relight.errors import Conflict, InvalidArgument, JobFailed, WaitTimeout
 from relight.model import Decision, JobState
 
@@ -266,3 +267,47 @@ def test_a_question_that_cannot_be_asked_is_refused_at_once(rig: Rig, arguments:
     done = rig.start(job).submit(job)
     assert done.result(timeout_seconds=10) == "invalid_argument"
     assert rig.steps(done) == {}
+
+
+@pytest.mark.parametrize("suspend", [0, 30])
+def test_what_is_decided_by_the_time_limit_is_the_same_on_replay(rig: Rig, suspend: int) -> None:
+    seen: list[Decision] = []
+
+    @workflow
+    def job() -> None:
+        seen.append(ask("Send it?", timeout_seconds=0.2, on_timeout="reject"))
+        wait_signal("go", type=int)
+
+    engine = rig.start(job, suspend_after_seconds=suspend)
+    done = engine.submit(job)
+    rig.until_recorded(done, "signal:go#0")
+    engine = rig.restart(engine, job)
+    engine.job(done.id).signal("go", 1)
+    done = engine.job(done.id)
+    done.result(timeout_seconds=10)
+    [row] = rig.decisions(done)
+    decided = Decision(row.decision_id, "reject", "timeout", None, to_datetime(row.expires_at or 0))
+    assert len(seen) >= 2 and all(decision == decided for decision in seen)
+
+
+@pytest.mark.parametrize("suspend", [0, 30])
+@pytest.mark.parametrize("limit", [None, 0.2])
+def test_a_question_withdrawn_by_force_is_asked_anew_when_its_job_is_retried(
+    rig: Rig, suspend: int, limit: float | None
+) -> None:
+    @workflow
+    def job() -> list[str]:
+        got = ask("Send it?", timeout_seconds=limit and 600, on_timeout="reject")
+        return [got.choice, got.by, got.id]
+
+    engine = rig.start(job, suspend_after_seconds=suspend)
+    done = engine.submit(job)
+    first = rig.question(done)
+    engine.core.end(done.id, code="fail", reason="gone", by="ada", force=True)
+    rig.until(done, JobState.FAILED)
+    done.retry(by="ada")
+    second = rig.question(done)
+    assert second.decision_id != first.decision_id and second.question == first.question
+    assert [row.state for row in rig.decisions(done)] == ["withdrawn", "open"]
+    done.answer("approve", by="bob")
+    assert done.result(timeout_seconds=10) == ["approve", "bob", second.decision_id]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.flow.kit import Rig
 
-from relight import sleep, start, step, wait_signal, workflow
+from relight import Call, sleep, start, step, wait_signal, workflow
 from relight.core.flow import INLINE_CHARS, STOWED
 from relight.errors import JobFailed, PayloadTooLarge
 from relight.model import StepState
@@ -118,3 +118,86 @@ def test_a_value_above_the_limit_is_refused_and_nothing_is_written(rig: Rig) -> 
     with pytest.raises(JobFailed, match="PayloadTooLarge"):
         failed.result(timeout_seconds=30)
     assert rig.steps(failed)["give#0"].state is StepState.FAILED
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_a_child_s_large_inputs_are_kept_by_their_content(rig: Rig, colour: str) -> None:
+    large, calls = "y" * 2**20, []
+
+    @workflow
+    def child(text: str, n: int) -> int:
+        return len(text) + n
+
+    @workflow(name="job")
+    def job() -> int:
+        calls.append(1)
+        one = start(child, large, 0)
+        many = start(child.bind(large, n) for n in (1, 2))
+        sleep(0.1)
+        return one.result() + sum(each.result() for each in many)
+
+    @workflow(name="job")
+    async def ajob() -> int:
+        calls.append(1)
+        one = await start.aio(child, large, 0)
+        many = await start.aio([child.bind(large, n) for n in (1, 2)])
+        await sleep.aio(0.1)
+        return await one.result.aio() + sum([await each.result.aio() for each in many])
+
+    wanted = job if colour == "sync" else ajob
+    engine = rig.start(wanted, child)
+    done = engine.submit(wanted)
+    assert done.result(timeout_seconds=20) == 3 * 2**20 + 3
+    assert len(calls) > 1
+    children = [rig.row(info.id) for info in engine.jobs(kind="child")]
+    assert len(children) == 3 and all((row.inputs or "").startswith(STOWED) for row in children)
+    assert rig.steps(done)["start#0"].state is StepState.COMPLETED
+
+
+def test_a_child_s_large_inputs_count_under_its_key_as_the_same(rig: Rig) -> None:
+    large = "y" * 2**20
+
+    @workflow
+    def child(text: str) -> int:
+        return len(text)
+
+    @workflow
+    def job() -> list[str]:
+        call = child.bind(large).options(idempotency_key="once")
+        return [start(call).id, start(call).id]
+
+    engine = rig.start(job, child)
+    first, second = engine.submit(job).result(timeout_seconds=20)
+    assert first == second and engine.submit(child, large, idempotency_key="once").id == first
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_a_child_s_inputs_above_the_limit_are_refused_and_nothing_is_written(rig: Rig, colour: str) -> None:
+    @workflow
+    def child(data: bytes) -> int:
+        return len(data)
+
+    def calls() -> list[Call[int]]:
+        return [child.bind(b"small"), child.bind(b"x" * (64 * 2**20))]
+
+    @workflow(name="job")
+    def job() -> str:
+        try:
+            start(calls())
+        except PayloadTooLarge as error:
+            return str(error)
+        return ""
+
+    @workflow(name="job")
+    async def ajob() -> str:
+        try:
+            await start.aio(calls())
+        except PayloadTooLarge as error:
+            return str(error)
+        return ""
+
+    wanted = job if colour == "sync" else ajob
+    engine = rig.start(wanted, child)
+    done = engine.submit(wanted)
+    assert 'argument "data" of child has' in done.result(timeout_seconds=60)
+    assert rig.steps(done) == {} and engine.jobs(kind="child") == []

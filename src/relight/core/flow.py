@@ -547,6 +547,9 @@ def _ask_about(history: History, job: JobRef, call: StepCall, try_number: int, w
         )
     yield Park(StepKind.ASK, open_question, None, key)
     answer: DecisionRecord = yield LookDecision(open_question)
+    if answer.state == "withdrawn":  # the job had been ended by force, and is retried: that settled nothing
+        yield Persist(EndWait(job=job, step_key=key, outcome=msgspec.json.encode("withdrawn").decode()))
+        return (yield from _ask_about(history, job, call, try_number, why))
     by = answer.by or "unknown"
     if answer.choice == "done":
         text = answer.value or "null"

@@ -26,7 +26,20 @@ from relight.core.commands.steps import (
     RecordValue,
     StartChildren,
 )
-from relight.core.flow import Abandoned, Enter, Flow, LookDecision, Mismatch, NewId, Now, Park, Persist, digest
+from relight.core.flow import (
+    INLINE_CHARS,
+    Abandoned,
+    Enter,
+    Flow,
+    LookDecision,
+    Mismatch,
+    NewId,
+    Now,
+    Park,
+    Persist,
+    Stow,
+    digest,
+)
 from relight.core.history import History
 from relight.errors import Conflict, IdempotencyMismatch
 from relight.ids import JobId, StepKey
@@ -149,41 +162,58 @@ class Question:
 
 
 def ask(history: History, job: JobRef, key: StepKey, question: Question) -> Flow:
-    """Ask a person. Returns ``{"id", "choice", "by", "note", "at"}``, or ``{"id", "expired_at"}`` (times in ms)."""
+    """Ask a person. Returns ``{"id", "choice", "by", "note", "at"}``, or ``{"id", "expired_at"}`` (times in ms).
+
+    A question that was withdrawn while the job waits on (it had been ended by force, and is retried) is asked anew.
+    """
     record = yield from _open(history, key, StepKind.ASK)
     if _over(record):
         return _read(record)
-    if record is None:
-        decision_id: str = yield NewId()
-        until = None if question.timeout_ms is None else (yield Now()) + question.timeout_ms
-        yield Persist(
-            AskPerson(
-                job=job,
-                step_key=key,
-                decision_id=decision_id,
-                question=question.text,
-                options=_text(question.options),
-                preview=question.preview,
-                preview_hash=None if question.preview is None else digest(question.preview),
-                expires_at=until,
-            )
-        )
+    if record is not None and record.waits_for is not None:
+        decision_id, until = record.waits_for, record.until
     else:
-        decision_id, until = record.waits_for or "", record.until
-    came = yield Park(StepKind.ASK, decision_id, until, key)
-    outcome: dict[str, object] = {"id": decision_id, "expired_at": until or 0}
-    if came == "due":
-        try:
-            yield Persist(ExpireDecision(job=job, step_key=key, decision_id=decision_id, outcome=_text(outcome)))
-        except Conflict:
-            pass  # answered, or expired by a timer, in the same moment: its row says which
-        else:
+        decision_id, until = yield from _put_question(job, key, question)
+    while True:
+        came = yield Park(StepKind.ASK, decision_id, until, key)
+        if came == "due":
+            expired: dict[str, object] = {"id": decision_id, "expired_at": until}
+            try:
+                yield Persist(ExpireDecision(job=job, step_key=key, decision_id=decision_id, outcome=_text(expired)))
+            except Conflict:
+                pass  # answered, or expired by a timer, in the same moment: its row says which
+            else:
+                return expired
+        row: DecisionRecord = yield LookDecision(decision_id)
+        if row.state != "withdrawn":
+            outcome = _outcome_of(row)
+            yield Persist(EndWait(job=job, step_key=key, outcome=_text(outcome)))
             return outcome
-    row: DecisionRecord = yield LookDecision(decision_id)
+        decision_id, until = yield from _put_question(job, key, question)
+
+
+def _put_question(job: JobRef, key: StepKey, question: Question) -> Flow:
+    """Write a new question. Returns its id and its time limit."""
+    decision_id: str = yield NewId()
+    until = None if question.timeout_ms is None else (yield Now()) + question.timeout_ms
+    yield Persist(
+        AskPerson(
+            job=job,
+            step_key=key,
+            decision_id=decision_id,
+            question=question.text,
+            options=_text(question.options),
+            preview=question.preview,
+            preview_hash=None if question.preview is None else digest(question.preview),
+            expires_at=until,
+        )
+    )
+    return decision_id, until
+
+
+def _outcome_of(row: DecisionRecord) -> dict[str, object]:
     if row.state == "given":
-        outcome = {"id": row.decision_id, "choice": row.choice, "by": row.by, "note": row.note, "at": row.decided_at}
-    yield Persist(EndWait(job=job, step_key=key, outcome=_text(outcome)))
-    return outcome
+        return {"id": row.decision_id, "choice": row.choice, "by": row.by, "note": row.note, "at": row.decided_at}
+    return {"id": row.decision_id, "expired_at": row.expires_at if row.expires_at is not None else row.decided_at}
 
 
 def start_children(history: History, job: JobRef, key: StepKey, children: Sequence[SubmitJob]) -> Flow:
@@ -192,11 +222,16 @@ def start_children(history: History, job: JobRef, key: StepKey, children: Sequen
     if _over(record):
         return _read(record)
     first = _first_of_each_key(children)
+    stowed: dict[JobId, SubmitJob] = {}
     while True:
         owners: dict[tuple[str, str], JobId] = yield LookOwners(tuple(children))
         known = first | owners
         ids = [known.get((c.kind, c.idempotency_key or ""), c.job_id) for c in children]
         fresh = tuple(c for c, job_id in zip(children, ids, strict=True) if c.job_id == job_id)
+        for child in fresh:
+            if len(child.inputs) > INLINE_CHARS and child.job_id not in stowed:
+                stowed[child.job_id] = msgspec.structs.replace(child, inputs=(yield Stow(child.inputs)))
+        fresh = tuple(stowed.get(child.job_id, child) for child in fresh)
         try:
             yield Persist(StartChildren(job=job, step_key=key, name="start", children=fresh, outcome=_text(ids)))
         except Conflict:
