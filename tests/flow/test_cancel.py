@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.flow.kit import Rig, eventually, wait_for
 
-from relight import ask, cancelled, cleanup, sleep, step, wait_signal, workflow
+from relight import Retry, ask, cancelled, cleanup, sleep, step, wait_signal, workflow
 from relight.errors import CancelRequested, Conflict, IllegalTransition, JobCancelled, JobFailed, StepFailed
 from relight.model import JobState, RunState, StepState
 
@@ -589,6 +589,60 @@ def test_force_ends_a_job_that_waits_for_a_person_and_withdraws_its_question(rig
     assert rig.decisions(waiting)[0].state == "withdrawn"
     with pytest.raises(Conflict, match="is failed"):
         waiting.answer("approve", by="ada")
+
+
+@pytest.mark.parametrize("code", ["cancel", "fail"])
+def test_by_force_a_step_in_flight_is_in_doubt_and_a_retry_settles_that_first(rig: Rig, code: str) -> None:
+    inside, go = threading.Event(), threading.Event()
+
+    @step(in_doubt="ask")
+    def pay() -> str:
+        inside.set()
+        wait_for(go)
+        return "paid"
+
+    @workflow
+    def job() -> str:
+        return pay()
+
+    engine = rig.start(job)
+    running = engine.submit(job)
+    wait_for(inside)
+    engine.core.end(running.id, code=code, reason="deaf", by="ada", force=True)
+    ended(rig, running, JobState.CANCELLED if code == "cancel" else JobState.FAILED)
+    assert rig.steps(running)["pay#0"].state is StepState.IN_DOUBT
+    go.set()
+    eventually(lambda: engine.health()["running"] == 0)
+    assert rig.steps(running)["pay#0"].state is StepState.IN_DOUBT
+    if code == "fail":
+        running.retry(by="ada")
+        assert "nobody knows whether it happened" in rig.question(running).question
+        running.answer("not_done", by="ada")
+        assert running.result(timeout_seconds=10) == "paid"
+
+
+def test_a_doubt_whose_question_was_withdrawn_by_force_is_asked_about_again(rig: Rig) -> None:
+    calls: list[int] = []
+
+    @step(in_doubt="ask", retry=Retry(tries=2, first_seconds=0))
+    def pay() -> str:
+        calls.append(1)
+        raise ConnectionError("reset")
+
+    @workflow
+    def job() -> str:
+        return pay()
+
+    engine = rig.start(job)
+    waiting = engine.submit(job)
+    first = rig.question(waiting)
+    engine.core.end(waiting.id, code="fail", reason="gone", by="ada", force=True)
+    ended(rig, waiting, JobState.FAILED)
+    waiting.retry(by="ada")
+    second = rig.question(waiting)
+    assert second.decision_id != first.decision_id and calls == [1]
+    engine.core.answer(waiting.id, "done", decision_id=None, note=None, by="ada", value='"paid"')
+    assert waiting.result(timeout_seconds=10) == "paid" and calls == [1]
 
 
 def test_an_engine_still_runs_other_jobs_beside_a_deaf_one(rig: Rig) -> None:

@@ -398,7 +398,8 @@ class Reference(Ground):
         if job.state is _S.STALLED and job.held_by is None:
             self.set_job(c.job, now, attempt=job.attempt + 1)
         if job.state in (_S.QUEUED, _S.AWAITING_USER) or (job.state is _S.STALLED and job.held_by is None):
-            self.set_job(c.job, now, state=_S.QUEUED, claimable=True, ready_at=now)
+            reason = f"asked_to_end:{c.code}"
+            self.set_job(c.job, now, state=_S.QUEUED, status_reason=reason, claimable=True, ready_at=now)
         self.tell("job_deadline_exceeded" if c.code == "deadline" else "job_cancel_requested", c.job)
 
     def move(self, c: Any, now: int, target: JobState, reason: str, **fields: Any) -> None:
@@ -407,7 +408,11 @@ class Reference(Ground):
         need(job.state is c.source and c.source_reason in (None, job.status_reason))
         queued, final = target is _S.QUEUED, target in FINAL_STATES
         begins_anew = job.state in (_S.FAILED, _S.POISONED)
-        fresh: dict[str, Any] = {"cancel_code": None, "deadline_at": None, "stalls": 0} if begins_anew else {}
+        fresh: dict[str, Any] = (
+            {f"cancel_{what}": None for what in ("code", "reason", "by")} | {"deadline_at": None, "stalls": 0}
+            if begins_anew
+            else {}
+        )
         self.set_job(
             c.job,
             now,
@@ -506,6 +511,7 @@ class Reference(Ground):
     def _judge(self, c: ce.JudgeEngineNow, now: int) -> None:
         row = self.t.engines[c.engine_id]
         need(row.state is c.source and row.beat_at == c.beat_at and c.engine_id != c.judge)
+        need(c.source is not EngineState.DEAD and c.source is not c.target)
         evidence = msgspec.json.encode(c.evidence).decode()
         self.t.engines[c.engine_id] = put(row, state=c.target, verdict=c.verdict, evidence=evidence, ended_at=now)
         if c.target is EngineState.SILENT:

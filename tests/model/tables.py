@@ -90,11 +90,14 @@ class Ground:
         return run
 
     def end_run(self, run_id: str | None, state: RunState, reason: str, now: int, engine_id: str | None) -> None:
-        """End a running run of an engine (None: of any)."""
+        """End a running run of an engine (None: of any). No step stays in flight under it."""
         run = self.t.runs.get(run_id or "")
         need(run is not None and run.state is RunState.RUNNING and engine_id in (None, run.engine_id))
         assert run is not None
         self.t.runs[run.run_id] = put(run, state=state, reason=reason, ended_at=now)
+        for step in self.steps_of(run.job_id):
+            if step.state is StepState.RUNNING and step.kind is StepKind.STEP:
+                self.t.steps[step.job_id, step.step_key] = put(step, state=StepState.IN_DOUBT)
 
     def aside(self, job_id: str) -> bool:
         """Tell whether a job is in quarantine."""

@@ -144,5 +144,7 @@ SABOTEURS: list[tuple[str, str]] = [
     ("J-5", "UPDATE jobs SET begun = 0 WHERE job_id = :plain"),
     ("J-5", "UPDATE steps SET run_id = 'r' WHERE job_id = :plain"),
     ("S-1", "UPDATE steps SET state = 'running' WHERE job_id = :on_hold AND step_key = 'parse#0'"),
+    ("S-1", "UPDATE steps SET state = 'running', ended_at = NULL WHERE job_id = :failed"),
+    ("S-1", "UPDATE steps SET state = 'running', ended_at = NULL WHERE job_id = :forced"),
     ("S-1", "UPDATE steps SET kind = 'step', state = 'running' WHERE job_id = :asleep"),
 ]

@@ -97,11 +97,8 @@ def test_every_field_of_a_row_is_read_and_nothing_beyond(row: type[msgspec.Struc
 
 
 def own(statement: str, op: str) -> str:
-    """Return the part of a statement that reads an operation's rows: one reads the rows of two."""
-    if op in ("end_jobs", "move_jobs") and "UNION ALL" in statement:
-        first, second = statement.split("UNION ALL")
-        return first.rpartition("FROM (SELECT")[0] + first if op == "end_jobs" else second
-    return statement
+    """Return the parts of a statement that read an operation's rows: some read the rows of several."""
+    return " ".join(part for part in statement.split("UNION ALL") if f"NEW.{op}" in part)
 
 
 def pairs(statement: str) -> list[tuple[int, str]]:
@@ -162,13 +159,22 @@ def test_each_position_is_written_under_its_field_s_name(row: type[msgspec.Struc
 
 
 def test_the_parents_of_jobs_that_end_are_found_by_the_right_positions() -> None:
-    [statement] = [s for s in using("end_jobs") if "UNION ALL" in s]
+    [statement] = [s for s in using("end_jobs") if "UNION ALL" in s and s.startswith("UPDATE jobs")]
     first, second = statement.split("UNION ALL")
     by_op = {row.op: row.__struct_fields__ for row in OPS}
     assert "value->>0 AS job_id, value->>7 AS at" in first
     assert (by_op["end_jobs"][0], by_op["end_jobs"][7]) == ("job_id", "at")
     assert "value->>0, value->>9" in second and "value->>3 IN" in second
     assert (by_op["move_jobs"][0], by_op["move_jobs"][9], by_op["move_jobs"][3]) == ("job_id", "at", "target")
+
+
+def test_the_steps_left_in_flight_by_an_ended_run_are_found_by_the_right_positions() -> None:
+    [statement] = [s for s in using("end_jobs") if s.startswith("UPDATE steps")]
+    by_op = {row.op: row.__struct_fields__ for row in OPS}
+    for op, part in zip(("end_jobs", "put_away", "move_jobs"), statement.split("UNION ALL"), strict=True):
+        assert "SELECT value->>0" in part and f"NEW.{op}" in part
+        assert by_op[op][0] == "job_id"
+    assert "WHERE value->>1 = 'running'" in statement and by_op["move_jobs"][1] == "source"
 
 
 def test_a_queue_s_limit_is_read_by_position() -> None:

@@ -240,6 +240,30 @@ def test_a_silent_engine_may_turn_out_dead_and_a_stopped_one_too(store_factory: 
         assert {world.writer_row(engine).state for engine in (silent, stopped)} == {EngineState.DEAD}
 
 
+@pytest.mark.parametrize("again", [Verdict.DEAD, Verdict.LEASE_EXPIRED, Verdict.SILENT])
+def test_what_is_held_dead_is_not_judged_again_and_keeps_its_evidence(
+    store_factory: StoreFactory, again: Verdict
+) -> None:
+    with World(store_factory) as world:
+        engine, judge, second = world.open_engine(), world.open_engine("judge"), world.open_engine("second")
+        judge.judge(engine)
+        row = world.writer_row(engine)
+        world.clock.advance(1)
+        [error] = second.outcomes(second.judging(engine, again, evidence={"reason": "other"}))
+        assert isinstance(error, Conflict)
+        assert world.writer_row(engine) == row
+
+
+def test_a_silent_engine_is_not_called_silent_twice(store_factory: StoreFactory) -> None:
+    with World(store_factory) as world:
+        engine, judge = world.open_engine(), world.open_engine("judge")
+        judge.judge(engine, Verdict.SILENT)
+        row = world.writer_row(engine)
+        [error] = judge.outcomes(judge.judging(engine, Verdict.SILENT, evidence={"reason": "other"}))
+        assert isinstance(error, Conflict)
+        assert world.writer_row(engine) == row
+
+
 def test_a_closed_writer_is_stopped_and_says_so(store_factory: StoreFactory) -> None:
     with World(store_factory) as world:
         engine, client = world.open_engine(), world.client()

@@ -161,6 +161,33 @@ def test_a_step_in_doubt_is_settled_only_while_its_job_does_not_run(store_factor
                 engine.settle(run, key, "not_done")
 
 
+@pytest.mark.parametrize(
+    "end", [JobState.COMPLETED, JobState.FAILED, JobState.POISONED, "put away", "forced cancel", "forced fail"]
+)
+def test_no_step_stays_in_flight_in_a_job_whose_run_has_ended(store_factory: StoreFactory, end: str) -> None:
+    with World(store_factory) as world:
+        engine = world.open_engine()
+        run, beside = engine.run_new(), engine.run_new()
+        for key in ("cut#0", "failing#0", "done#0"):
+            engine.begin(run, key)
+        engine.fail_try(run, "failing#0", state=StepState.BACKOFF)
+        engine.finish_step(run, "done#0")
+        engine.begin(beside, "other#0")
+        before = len(world.snapshot(run).events)
+        match end:
+            case "put away":
+                engine.put_away(run, ready_at=world.clock.now_ms())
+            case "forced cancel" | "forced fail":
+                world.client().end(run, end.removeprefix("forced "), force=True)
+            case _:
+                engine.finish(run, JobState(end))
+        states = {str(step.step_key): (step.state, step.ended_at is None) for step in world.snapshot(run).steps}
+        assert states["cut#0"] == (StepState.IN_DOUBT, True)
+        assert states["failing#0"] == (StepState.BACKOFF, True) and states["done#0"] == (StepState.COMPLETED, False)
+        assert world.step(beside, "other#0").state is StepState.RUNNING
+        assert len(world.snapshot(run).events) == before + 1
+
+
 def test_a_retry_opens_only_what_had_failed(store_factory: StoreFactory) -> None:
     with World(store_factory) as world:
         engine = world.open_engine()

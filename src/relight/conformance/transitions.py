@@ -18,7 +18,7 @@ from relight.core import events as ev
 from relight.core.commands import Command, JobRef
 from relight.core.commands import steering as cs
 from relight.core.transitions import By, is_legal, sources_of
-from relight.errors import Conflict, Fenced, NotFound
+from relight.errors import Conflict, Fenced, IllegalTransition, NotFound
 from relight.ids import JobId, RunId
 from relight.model import FINAL_STATES, JobRecord, JobState, StepState
 
@@ -294,6 +294,7 @@ ATTEMPTS: dict[JobState, list[Attempt]] = {
     ],
     _S.CANCELLED: [_finish(_S.CANCELLED), *_ends(_S.CANCELLED, "cancel", By.OPERATOR)],
     _S.POISONED: [
+        _finish(_S.POISONED),
         _move(cs.PoisonJob, By.CRASH_LOOP, _S.STALLED, stalls=2, evidence=("event",)),
         _move(cs.PoisonJob, By.CRASH_LOOP, None, stalls=2, evidence=("event",)),
         _move(cs.PoisonJob, By.OPERATOR, _S.STALLED, stalls=2, evidence=("event",)),
@@ -302,10 +303,8 @@ ATTEMPTS: dict[JobState, list[Attempt]] = {
 }
 """What would move a job to each state."""
 
-NOT_YET = frozenset(
-    {(_S.RUNNING, _S.POISONED, By.RUN), *((_S.AWAITING_VALIDATION, target, By.VALIDATOR) for target in JobState)}
-)
-"""Moves of the table that no command of this version makes: validators, and a run that ends its job as poisoned."""
+NOT_YET = frozenset((_S.AWAITING_VALIDATION, target, By.VALIDATOR) for target in JobState)
+"""Moves of the table that no command of this version makes: those of validators."""
 
 
 def _refusal(attempt: Attempt, scene: Scene) -> BaseException | None:
@@ -414,3 +413,37 @@ def test_what_has_ended_takes_no_signal_no_step_no_answer_and_no_child(
             [error] = owner.outcomes(command)
             assert isinstance(error, Conflict), type(command).__name__
         assert world.snapshot(scene.job) == before
+
+
+@pytest.mark.parametrize("code", ["cancel", "fail", "deadline"])
+@pytest.mark.parametrize("scene_name", ["put away", "awaiting_user", "stalled"])
+def test_a_job_at_rest_that_is_asked_to_end_gives_that_as_its_reason(
+    store_factory: StoreFactory, scene_name: str, code: str
+) -> None:
+    with World(store_factory) as world:
+        scene = SCENES[scene_name][1](world)
+        scene.client.end(scene.job, code)
+        row = world.job(scene.job)
+        assert (row.state, row.status_reason, row.claimable) == (_S.QUEUED, f"asked_to_end:{code}", True)
+
+
+@pytest.mark.parametrize("scene_name", ["running", "running, asked to end"])
+def test_a_retry_forgets_that_the_job_was_asked_to_end(store_factory: StoreFactory, scene_name: str) -> None:
+    with World(store_factory) as world:
+        scene = SCENES[scene_name][1](world)
+        if scene_name == "running":
+            scene.client.end(scene.job, "fail")
+        scene.engine.finish(scene.run, _S.FAILED)
+        assert world.job(scene.job).cancel_by == "ann"
+        scene.client.retry(scene.job)
+        row = world.job(scene.job)
+        assert (row.state, row.status_reason) == (_S.QUEUED, "retried")
+        assert (row.cancel_code, row.cancel_reason, row.cancel_by, row.deadline_at) == (None, None, None, None)
+
+
+@pytest.mark.parametrize("state", sorted({*JobState} - {*FINAL_STATES}))
+def test_no_run_ends_its_job_in_a_state_that_is_no_end(store_factory: StoreFactory, state: JobState) -> None:
+    with World(store_factory) as world:
+        scene = _running(world)
+        with pytest.raises(IllegalTransition, match=f"no run ends its job as {state}"):
+            scene.engine.outcomes(scene.engine.finishing(scene.run, state))

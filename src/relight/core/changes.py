@@ -295,7 +295,10 @@ class CancelJob(Row, frozen=True, array_like=True):
 
 
 class JudgeEngine(Row, frozen=True, array_like=True):
-    """A verdict on another engine: compare-and-set on its state and on the very beat that was judged."""
+    """A verdict on another engine: compare-and-set on its state and on the very beat that was judged.
+
+    What is held dead is not judged again: the evidence of its death stays. Nor does a verdict repeat what the row says.
+    """
 
     op = "judge_engines"
     engine_id: str

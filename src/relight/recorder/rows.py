@@ -34,9 +34,6 @@ AFTER_RUN: Final = {
 """The end of a job's last run, and the states the job may be in."""
 NEVER_RAN: Final = _at_rest_after({JobState.QUEUED})
 
-# Put away or stalled, nothing executes; an end by force or from within may leave a cut step as it was.
-_LEAVES_NO_STEP = frozenset({RunState.STALLED, RunState.SUSPENDED})
-
 
 @dataclass(frozen=True)
 class Around:
@@ -178,7 +175,7 @@ def _check_step(story: JobStory, step: AuditedStep, *, copied: bool) -> None:
         story.tell("I-14", f"step {key} is {step.state}, its events say {'finished' if done else 'not finished'}")
     if told is not None and _is_other_text(step.outcome, told.outcome_hash):
         story.tell("I-14", f"the outcome of step {key} is not the one whose hash was told")
-    if step.state == StepState.RUNNING and (step.run_state is None or step.run_state in _LEAVES_NO_STEP):
+    if step.state == StepState.RUNNING and step.run_state != RunState.RUNNING:
         story.tell("S-1", f"step {key} is running, its run {step.run_id} is {step.run_state or 'missing'}", step.run_id)
 
 

@@ -178,6 +178,12 @@ class FinishRun(Command, frozen=True, kw_only=True):
     def changes(self, now_ms: int, ids: Ids) -> Changes:
         """Return both ends and the job's terminal event."""
         assert self.job.run_id is not None
+        if self.state not in _END_OF_RUN:
+            raise IllegalTransition(
+                f"no run ends its job as {self.state}; one is put away for a person or a validator",
+                job_id=self.job.job_id,
+                state=self.state,
+            )
         rows: list[Row] = [
             EndRun(self.job.run_id, self.engine_id, _END_OF_RUN[self.state], self.reason, now_ms),
             EndJob(
@@ -235,7 +241,9 @@ def end_payload(state: JobState, failure: Failure | None, *, by: str | None, rea
             error_code=failure.code if failure else None,
             message_redacted=redact(failure.message) if failure else "",
         )
-    raise TypeError(f"{state} is not an end that this makes")
+    assert state is JobState.POISONED, state
+    # The run's own word: no engine died of it, and the job's error says why.
+    return ev.JobPoisoned(stalls=0, evidence=[])
 
 
 def fresh_run(job_id: JobId, trace_id: str, kind: str, run_id: str) -> JobRef:

@@ -276,6 +276,8 @@ CREATE TEMP TRIGGER apply_ends INSTEAD OF INSERT ON batch_ends BEGIN
                   probation = r.probation, updated_at = r.at,
                   error = CASE WHEN r.target IN ('queued') THEN NULL ELSE coalesce(r.error, jobs.error) END,
                   cancel_code = CASE WHEN r.source IN ('failed', 'poisoned') THEN NULL ELSE jobs.cancel_code END,
+                  cancel_reason = CASE WHEN r.source IN ('failed', 'poisoned') THEN NULL ELSE jobs.cancel_reason END,
+                  cancel_by = CASE WHEN r.source IN ('failed', 'poisoned') THEN NULL ELSE jobs.cancel_by END,
                   deadline_at = CASE WHEN r.source IN ('failed', 'poisoned') THEN NULL ELSE jobs.deadline_at END,
                   stalls = CASE WHEN r.source IN ('failed', 'poisoned') THEN 0 ELSE jobs.stalls END,
                   held_by = CASE WHEN r.target = 'stalled' THEN jobs.held_by END,
@@ -287,6 +289,14 @@ CREATE TEMP TRIGGER apply_ends INSTEAD OF INSERT ON batch_ends BEGIN
    WHERE jobs.job_id = r.job_id AND jobs.state = r.source AND (r.begun IS NULL OR jobs.begun = r.begun)
      AND (r.source_reason IS NULL OR jobs.status_reason = r.source_reason);
   SELECT RAISE(ABORT, 'refused:move_jobs') WHERE changes() <> coalesce(json_array_length(NEW.move_jobs), 0);
+
+  -- No step is in flight in a job whose run has ended: what began and has no outcome is in doubt. By force a run is ended
+  -- under its steps; of its own accord none should be left.
+  UPDATE steps SET state = 'in_doubt'
+    FROM (SELECT value->>0 AS job_id FROM jsonb_each(NEW.end_jobs)
+          UNION ALL SELECT value->>0 FROM jsonb_each(NEW.put_away)
+          UNION ALL SELECT value->>0 FROM jsonb_each(NEW.move_jobs) WHERE value->>1 = 'running') AS r
+   WHERE steps.job_id = r.job_id AND steps.state = 'running' AND steps.kind = 'step';
 
   UPDATE steps SET state = 'backoff', until = 0, try_number = 0, ended_at = NULL
     FROM (SELECT value->>0 AS job_id, value->>1 AS step_key FROM jsonb_each(NEW.reopen_steps)) AS r
@@ -305,7 +315,10 @@ CREATE TEMP TRIGGER apply_ends INSTEAD OF INSERT ON batch_ends BEGIN
            GROUP BY job_id) AS r
    WHERE jobs.job_id = r.job_id AND (jobs.state = 'queued' OR (r.decided AND jobs.state = 'awaiting_user'));
 
+  -- Put away or stalled, the job is queued for its last run, and its reason says so.
   UPDATE jobs SET cancel_code = r.code, cancel_reason = r.reason, cancel_by = r.by, updated_at = r.at,
+                  status_reason = CASE WHEN jobs.state = 'running' OR jobs.held_by IS NOT NULL THEN jobs.status_reason
+                                       ELSE 'asked_to_end:' || r.code END,
                   state = CASE WHEN jobs.state IN ('awaiting_user', 'stalled') AND jobs.held_by IS NULL THEN 'queued' ELSE jobs.state END,
                   attempt = jobs.attempt + (jobs.state = 'stalled' AND jobs.held_by IS NULL),
                   claimable = jobs.state IN ('queued', 'awaiting_user') OR (jobs.state = 'stalled' AND jobs.held_by IS NULL),
@@ -343,6 +356,7 @@ CREATE TEMP TRIGGER apply_upkeep INSTEAD OF INSERT ON batch_upkeep BEGIN
                  value->>5 AS evidence, value->>6 AS at
             FROM jsonb_each(NEW.judge_engines)) AS r
    WHERE engines.engine_id = r.engine_id AND engines.state = r.source AND engines.engine_id <> NEW.writer_id
+     AND r.source <> 'dead' AND r.source <> r.target
      AND (SELECT beat_at FROM beats WHERE beats.engine_id = r.engine_id) = r.beat_at;
   SELECT RAISE(ABORT, 'refused:judge_engines') WHERE changes() <> coalesce(json_array_length(NEW.judge_engines), 0);
 
