@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from relight.clock import rfc3339
 from relight.engine.liveness import Judge, Observation, Subject
-from relight.engine.lockfile import NOT_FOUND, LockInfo, Probe
-from relight.engine.procfs import Host, ProcessId, ProcessView
 from relight.ids import EngineId
 from relight.model import EngineRecord, EngineState, GateState, Role, Verdict
+from relight.proof.lockfile import NOT_FOUND, LockInfo, Probe
+from relight.proof.procfs import Host, ProcessId, ProcessView
 
 ENGINE = "0199aaaa-0000-7000-8000-000000000001"
 NONCE = "0123456789abcdef" * 2

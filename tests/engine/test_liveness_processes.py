@@ -19,9 +19,9 @@ import pytest
 
 from relight.clock import SystemClock
 from relight.engine.liveness import Judge, Judgement, Observation, Subject, observe
-from relight.engine.lockfile import LockFile, lock_path
-from relight.engine.procfs import ProcessId, ProcessView, is_gone, look, own_process, this_host
 from relight.model import Verdict
+from relight.proof.lockfile import LockFile, lock_path
+from relight.proof.procfs import ProcessId, ProcessView, is_gone, look, own_process, this_host
 
 ENGINE = "0199aaaa-0000-7000-8000-000000000001"
 NONCE = "0123456789abcdef" * 2
@@ -120,7 +120,7 @@ OWNER = """
 import ctypes, os, subprocess, sys, threading
 from pathlib import Path
 from relight.clock import SystemClock
-from relight.engine.lockfile import LockFile
+from relight.proof.lockfile import LockFile
 clock = SystemClock()
 lock = LockFile.create(Path(sys.argv[1]), sys.argv[2], sys.argv[3], clock)
 
@@ -369,7 +369,7 @@ def test_probes_of_many_processes_and_threads_agree_on_a_death(owner: Callable[[
     engine = owner(IDLE)
     engine.heard()
     engine.kill()
-    prober = "import sys; from pathlib import Path; from relight.engine.lockfile import probe; sys.stdin.read(1); "
+    prober = "import sys; from pathlib import Path; from relight.proof.lockfile import probe; sys.stdin.read(1); "
     prober += "print({probe(Path(sys.argv[1]), sys.argv[2], sys.argv[3]).locked for _ in range(2000)})"
     command = [sys.executable, "-c", prober, str(engine.state_dir), ENGINE, NONCE]
     probers = [

@@ -20,10 +20,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relight.engine import lockfile
-from relight.engine.lockfile import NOT_FOUND, LockFile, lock_path, probe, remove, state_dir_for
-from relight.engine.procfs import boot_id, host_name, own_process
 from relight.errors import ConfigError, Conflict, InvalidArgument, StorageUnavailable
+from relight.proof import lockfile
+from relight.proof.lockfile import NOT_FOUND, LockFile, lock_path, probe, remove, state_dir_for
+from relight.proof.procfs import boot_id, host_name, own_process
 
 NONCE = "0123456789abcdef" * 2
 ENGINE = "0199aaaa-0000-7000-8000-000000000001"
@@ -251,7 +251,7 @@ def test_what_is_no_regular_file_proves_nothing_and_does_not_hang(tmp_path: Path
 PROBE_AS_ANOTHER_USER = """
 import os, sys
 from pathlib import Path
-from relight.engine.lockfile import probe
+from relight.proof.lockfile import probe
 if os.getuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 else:

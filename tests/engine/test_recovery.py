@@ -16,10 +16,10 @@ from tests.process.probes import Probe
 
 from relight import Client, Engine
 from relight.engine import recovery
-from relight.engine.lockfile import lock_path, state_dir_for
 from relight.engine.operator import fence_engine
 from relight.ids import EngineId
 from relight.model import EngineState, JobState, StepState, Verdict
+from relight.proof.lockfile import lock_path, state_dir_for
 
 # ruff: noqa: F811 - fixtures are imported by name
 JOBS = 8

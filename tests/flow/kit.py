@@ -122,8 +122,11 @@ class Rig:
 
     def start(self, *workflows: Any, **options: Any) -> Engine:
         """Start an engine; it is stopped when the test is over."""
-        engine = self.engine(*workflows, **options).start()
-        self._engines.append(engine)
+        return self.start_made(self.engine(*workflows, **options))
+
+    def start_made(self, engine: Engine) -> Engine:
+        """Start an engine that ``engine`` returned, perhaps with its probe holding."""
+        self._engines.append(engine.start())
         return engine
 
     def stop(self, engine: Engine, *, drain_seconds: float | None = None) -> None:

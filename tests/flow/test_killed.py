@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -12,11 +13,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from tests.flow import killed
 from tests.flow.kit import Rig, eventually
 
-from relight import Engine, Job
-from relight.model import JobState, RunState, StepState
+from relight import AsyncClient, Engine, Job
+from relight.cli.main import cli
+from relight.model import JobState, RunState, StepState, Why
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,6 +77,44 @@ def test_finished_steps_are_not_run_again_and_the_cut_one_is(rig: Rig, child: Ch
     assert all(done.count(str(outcome).strip('"')) == 1 for outcome in finished)
     assert done.count(child.hangs) == 2 and set(done) == {"one", "two", "three"}
     assert [run.state for run in rig.runs(job)] == [RunState.STALLED, RunState.COMPLETED]
+
+
+@pytest.mark.parametrize("child", ["two"], indirect=True)
+def test_before_anybody_recovered_a_killed_engine_why_is_the_same_wherever_it_is_asked(rig: Rig, child: Child) -> None:
+    job = child.submit(killed.line)
+    child.until("two")
+    rig.until_recorded(job, "plain#1", "running")
+    assert [cause.code for cause in job.why().causes] == ["running"]
+    child.kill()
+    assert rig.row(job).state is JobState.RUNNING
+    from_a_client, from_a_shell = answer(job.why()), asked_in_a_shell(rig, job)
+    assert from_a_client[0] == ["owner_silent"]
+    assert from_a_client == from_a_shell == answer(asyncio.run(asked_async(rig, job)))
+    engine = rig.engine(*killed.WORKFLOWS)
+    rig.probes[engine].hold("watch")
+    rig.start_made(engine)
+    assert rig.row(job).state is JobState.RUNNING
+    from_an_engine = answer(engine.job(job.id).why())
+    assert from_an_engine == answer(job.why()) == asked_in_a_shell(rig, job)
+    rig.probes[engine].let_go()
+    assert engine.job(job.id).result(timeout_seconds=20) == ["one", "two", "three"]
+
+
+def answer(why: Why) -> tuple[list[str], list[list[str]], list[list[str]]]:
+    """Return what does not depend on the moment of asking."""
+    causes = why.causes
+    return [c.code for c in causes], [list(c.evidence) for c in causes], [list(c.actions) for c in causes]
+
+
+async def asked_async(rig: Rig, job: Job[Any]) -> Why:
+    async with AsyncClient(rig.path) as client:
+        return await client.job(job.id).why()
+
+
+def asked_in_a_shell(rig: Rig, job: Job[Any]) -> tuple[list[str], list[list[str]], list[list[str]]]:
+    done = CliRunner().invoke(cli, ["why", job.id, "--json", "--store", rig.path])
+    causes = msgspec.json.decode(done.output)["causes"]
+    return tuple([cause[name] for cause in causes] for name in ("code", "evidence", "actions"))  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("child", ["c"], indirect=True)

@@ -11,9 +11,9 @@ from tests.process.children import Child, Place, payload
 from tests.process.fixtures import place  # noqa: F401 - a fixture
 
 from relight import Client
-from relight.engine.lockfile import lock_path, state_dir_for
 from relight.errors import IllegalTransition
 from relight.model import EngineState, JobState
+from relight.proof.lockfile import lock_path, state_dir_for
 
 # ruff: noqa: F811 - fixtures are imported by name
 HOUR_MS = 3_600_000

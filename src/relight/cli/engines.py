@@ -13,10 +13,10 @@ from relight.cli.lists import before_option, hint, paged, readable_and_not, unre
 from relight.cli.options import by_option, json_option, limit_option, opened, store_option
 from relight.cli.output import local, say, say_json, table, tell, visible
 from relight.core.why_words import count, lasting, listed
-from relight.engine.lockfile import probe, state_dir_for
 from relight.engine.operator import fence_engine
 from relight.ids import short
 from relight.model import EngineRecord, EngineState
+from relight.proof.lockfile import probe, state_dir_for
 from relight.store.reads import LAST_ID, Reads, Unreadable
 
 _MAY_HOLD_LOCK = (EngineState.LIVE, EngineState.SILENT)

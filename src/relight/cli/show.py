@@ -15,12 +15,9 @@ from relight.cli.output import json_text, local, local_now, say, say_json, short
 from relight.cli.why_text import local_zone, why_text
 from relight.client.core import Core
 from relight.core.flow import STOWED
-from relight.core.why import explain
 from relight.core.why_words import lasting, listed
-from relight.engine.proof import as_proved
 from relight.ids import JobId, short
 from relight.model import FINISHED_STEPS, DecisionRecord, JobRecord, RunRecord, SignalRecord, StepRecord, StepState, Why
-from relight.recorder.facts import gather_facts
 
 SHOWN_CHARACTERS = 500
 
@@ -43,9 +40,7 @@ def why(job: str, as_json: bool, store: str | None) -> None:
 
 def job_why(core: Core, job_id: JobId, tz: tzinfo | None = None) -> Why:
     """Explain a job. Its moments are told in ``tz``, which is this machine's time zone when it is None."""
-    with core.store.reading(snapshot=True) as reads:
-        facts = gather_facts(reads, job_id, core.clock.now_ms())
-    return explain(as_proved(facts, core.store.place), tz=tz or local_zone(local_now()))
+    return core.why(job_id, tz or local_zone(local_now()))
 
 
 @click.command()

@@ -12,9 +12,9 @@ from relight.cli.output import on_terminal, say, say_json, visible
 from relight.core.commands.engines import Tell
 from relight.core.events import SchemaUpgraded
 from relight.core.why_words import count
-from relight.engine.lockfile import probe, state_dir_for
 from relight.errors import Conflict
 from relight.ids import short
+from relight.proof.lockfile import probe, state_dir_for
 from relight.recorder.invariants import Report
 from relight.settings import resolve
 from relight.store.open import store_at

@@ -6,11 +6,12 @@ The facades in ``client.py`` and ``engine/facade.py`` are one-line methods over 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, tzinfo
 from typing import Any
 
 import msgspec
 
-from relight.authoring.registry import check_moment, check_tags, check_text
+from relight.authoring.registry import check_moment, check_tags, check_text, is_text
 from relight.client.steering import Steering
 from relight.client.submitting import Submitting
 from relight.clock import to_datetime
@@ -59,14 +60,20 @@ class Core(Submitting, Steering):
         with self.store.reading() as reads:
             return [info_of(job) for job in reads.jobs(which)]
 
-    def why(self, job_id: str) -> Why:
-        """Explain a job. Raises ``NotFound``."""
+    def why(self, job_id: str, tz: tzinfo = UTC) -> Why:
+        """Explain a job, its moments told in ``tz``. An engine whose lock is free is dead, whatever its row still says.
+
+        Raises ``NotFound``, and ``StorageCorrupt`` when the job's rows cannot be read.
+        """
         from relight.core.why import explain
         from relight.recorder.facts import gather_facts
+        from relight.recorder.proved import as_proved
 
-        self.find(job_id)
+        if not is_text(job_id):
+            raise self._no_such_job(job_id)
         with self.store.reading(snapshot=True) as reads:
-            return explain(gather_facts(reads, JobId(job_id), self.clock.now_ms()))
+            facts = gather_facts(reads, JobId(job_id), self.clock.now_ms())
+        return explain(as_proved(facts, self.store.place), tz=tz)
 
     def info(self, job_id: str) -> JobInfo:
         """Return a snapshot of a job."""

@@ -133,10 +133,13 @@ class Session:
         with self.store.reading() as reads:
             job = reads.job(job_id) if is_text(job_id) else None
         if job is None:
-            raise NotFound(
-                f"there is no job {job_id!r:.100} in {self.store.place}. relight jobs lists them", job_id=job_id
-            )
+            raise self._no_such_job(job_id)
         return job
+
+    def _no_such_job(self, job_id: str) -> NotFound:
+        return NotFound(
+            f"there is no job {job_id!r:.100} in {self.store.place}. relight jobs lists them", job_id=job_id
+        )
 
     def find_by_key(self, kind: str, idempotency_key: str) -> JobRecord:
         """Return the job that owns a key. Raises ``NotFound``."""

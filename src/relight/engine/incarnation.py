@@ -32,10 +32,8 @@ from relight.engine.board import Board
 from relight.engine.claimer import Candidate
 from relight.engine.gate import Gate
 from relight.engine.lease import Lease
-from relight.engine.lockfile import LockFile, lock_path, remove, state_dir_for
 from relight.engine.outcome import command_for
 from relight.engine.pool import Pool
-from relight.engine.procfs import Host, this_host
 from relight.engine.resources import Resources
 from relight.engine.run import End, Run
 from relight.engine.runner import Conductor
@@ -51,6 +49,8 @@ from relight.errors import (
 )
 from relight.ids import EngineId, Ids, JobId
 from relight.model import GateState, JobState, QueueRecord, Role
+from relight.proof.lockfile import LockFile, lock_path, remove, state_dir_for
+from relight.proof.procfs import Host, this_host
 from relight.settings import Settings
 from relight.store.journal import Journal
 from relight.store.reads import EventFilter, Unreadable

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from relight.clock import Clock
 from relight.core.commands.engines import RenewLease
-from relight.engine.lockfile import LockFile
 from relight.errors import (
     Fenced,
     RelightError,
@@ -20,6 +19,7 @@ from relight.errors import (
     Suspending,
 )
 from relight.ids import EngineId
+from relight.proof.lockfile import LockFile
 from relight.settings import Settings
 from relight.store.journal import Journal
 from relight.store.tickets import Ticket

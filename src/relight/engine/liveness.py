@@ -57,9 +57,9 @@ from pathlib import Path
 from typing import Self
 
 from relight.clock import Clock, rfc3339
-from relight.engine.lockfile import LockInfo, Probe, probe
-from relight.engine.procfs import Host, ProcessId, ProcessView, is_gone, look
 from relight.model import EngineRecord, Verdict
+from relight.proof.lockfile import LockInfo, Probe, probe
+from relight.proof.procfs import Host, ProcessId, ProcessView, is_gone, look
 
 Evidence = dict[str, str | int | bool | None]
 """Why a verdict was reached, for people and for the record: small and JSON-able. ``reason`` is a stable code."""

@@ -16,10 +16,10 @@ from relight.core.changes import Who
 from relight.core.commands.base import JobRef
 from relight.core.commands.engines import JudgeEngineNow
 from relight.core.commands.steering import ReleaseHeld, ReleaseQuarantined, ref_of
-from relight.engine.lockfile import probe, state_dir_for
 from relight.errors import Conflict, Fenced, NotFound
 from relight.ids import EngineId, JobId, short
 from relight.model import EngineRecord, EngineState, QuarantineRecord, Verdict
+from relight.proof.lockfile import probe, state_dir_for
 from relight.store.reads import EventFilter
 
 _HELD_AT_ONCE = 1_000_000

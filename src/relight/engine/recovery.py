@@ -38,11 +38,11 @@ from relight.core.commands import JobRef
 from relight.core.commands.engines import FinishRecovery, JudgeEngineNow, QuarantineRow, StallRunNow, Tell
 from relight.core.commands.steering import system
 from relight.engine.liveness import Judge, Judgement, Subject, observe
-from relight.engine.lockfile import lock_path, remove
-from relight.engine.procfs import Host
 from relight.errors import Conflict, Fenced, Overloaded, RelightError, StorageCorrupt, StorageUnavailable
 from relight.ids import EngineId, Ids, JobId
 from relight.model import EngineRecord, EngineState, Verdict
+from relight.proof.lockfile import lock_path, remove
+from relight.proof.procfs import Host
 from relight.store.journal import Journal
 from relight.store.reads import RunningRun, Unreadable
 from relight.store.store import Store

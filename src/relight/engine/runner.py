@@ -18,23 +18,21 @@ import msgspec
 
 from relight.authoring.context import SCOPE, Scope
 from relight.authoring.registry import step_signature
-from relight.authoring.workflows import Call
 from relight.clock import to_datetime
 from relight.core import events as ev
 from relight.core import flow as f
 from relight.core import waits
-from relight.core.changes import Who
-from relight.core.commands.steering import WithdrawQuestion, decide_end, system
+from relight.core.commands.steering import WithdrawQuestion
 from relight.core.commands.steps import AbandonStep, BeginTry, NoteOverdue, ReportProgress
 from relight.core.flow import Flow, Raised, Returned, StepCall, StepSpec
 from relight.core.keys import Branch, explicit_key
 from relight.engine.arms import Arms
 from relight.engine.board import LEAVE, Waiter
+from relight.engine.family import Family, in_cleanup
 from relight.engine.run import Run
 from relight.errors import CancelRequested, Conflict, Fenced, StorageUnavailable, Suspending
-from relight.ids import StepKey, derived_uuid7
-from relight.model import Actor, CurrentJob, CurrentStep, JobState
-from relight.store.tickets import Ticket
+from relight.ids import StepKey
+from relight.model import CurrentJob, CurrentStep, JobState
 
 if TYPE_CHECKING:
     from relight.engine.incarnation import Incarnation
@@ -44,7 +42,7 @@ NO_LIMIT: contextlib.nullcontext[None] = contextlib.nullcontext()
 """Stands for ``asyncio.timeout(None)``, which is a tenth of the cost of a trivial step."""
 
 
-class Conductor:
+class Conductor(Family):
     """A run, as the code inside it sees it."""
 
     def __init__(self, run: Run, engine: Incarnation) -> None:
@@ -77,28 +75,6 @@ class Conductor:
     def current_job(self) -> CurrentJob:
         """Describe the job."""
         return self.run.current_job(_path())
-
-    def child_command(self, call: Call[Any], parent_key: str, index: int, detached: bool) -> Any:
-        """Make the command that submits a child: its id is fixed by the parent and the place of the call."""
-        job = self.run.job
-        self._must_be_known(call.workflow.kind)
-        child_id = derived_uuid7(job.job_id, parent_key, str(index))
-        return self.engine.registry.submit_command(
-            call,
-            job_id=child_id,
-            trace_id=job.trace_id,
-            who=Who(Actor.AGENT, job.kind),
-            now_ms=self.engine.clock.now_ms(),
-            parent=(job.job_id, parent_key, detached),
-        )
-
-    def _must_be_known(self, kind: str) -> None:
-        registry, store = self.engine.registry, self.engine.store
-        if registry.find(kind) is None:
-            with store.reading() as reads:
-                known = {name for name, _ in reads.kinds()}
-            if kind not in known:
-                raise registry.unknown(kind, {*known, *registry.kinds}, store.place)
 
     def decode_result(self, kind: str, text: str | None) -> Any:
         """Decode a job's outputs as its workflow's result, or as plain JSON when the workflow is not known here."""
@@ -144,28 +120,6 @@ class Conductor:
             run.check_enter(in_cleanup=True, mono_ms=self.engine.clock.mono_ms())
         if self.run.end is not None and timeout_ms is not None and self.run.cleanup_until is None:
             self.run.cleanup_until = self.engine.clock.mono_ms() + timeout_ms
-
-    def cancel_child(self, job_id: str, reason: str | None) -> None:
-        """Ask a child to end: at once when it never began. Not while the run is being put away."""
-        self.run.check_enter(in_cleanup=_in_cleanup(), mono_ms=self.engine.clock.mono_ms())
-        self._end_child(job_id, reason, tries=8)
-
-    def _end_child(self, job_id: str, reason: str | None, tries: int) -> None:
-        """Decide on the child as it is, and again when it has moved meanwhile. Waits for nothing."""
-        with self.engine.store.reading() as reads:
-            child = reads.job(job_id)
-        if child is None or child.completed_at is not None or child.cancel_code is not None:
-            return
-        ends = decide_end(
-            child, system(self.engine.engine_id), code="cancel", reason=reason, force=False, open_decisions=()
-        )
-
-        def told(tickets: list[Ticket]) -> None:
-            error = tickets[0].error
-            if isinstance(error, Conflict) and not isinstance(error, Fenced) and tries > 0:
-                self._end_child(job_id, reason, tries - 1)
-
-        self.engine.journal.put(ends, waker=told)
 
     def adopt(self, task: Any) -> None:
         """Remember a task of this run, to be ended with it."""
@@ -251,7 +205,7 @@ class Conductor:
             case f.NewId():
                 return engine.ids.uuid7(engine.clock.now_ms())
             case f.Enter():
-                return self.run.check_enter(in_cleanup=_in_cleanup(), mono_ms=engine.clock.mono_ms())
+                return self.run.check_enter(in_cleanup=in_cleanup(), mono_ms=engine.clock.mono_ms())
             case f.Mismatch():
                 self._mismatch(request)
                 raise Suspending(request.detail)
@@ -337,7 +291,7 @@ class Conductor:
             self.run.begin_step(
                 begin.step_key,
                 begin.try_number,
-                in_cleanup=_in_cleanup(),
+                in_cleanup=in_cleanup(),
                 mono_ms=self.engine.clock.mono_ms(),
             )
         except (CancelRequested, Suspending):
@@ -517,7 +471,7 @@ class Conductor:
         now = clock.mono_ms()
         long = left is not None and left > keep_ms
         waiter.put_away_at = now + (self.engine.settle_ms if long else keep_ms)
-        self.run.park(waiter, in_cleanup=_in_cleanup(), mono_ms=now)
+        self.run.park(waiter, in_cleanup=in_cleanup(), mono_ms=now)
         self.engine.board.add(waiter)
         if left is not None:
             # One more, because both clocks are read in whole milliseconds: nobody is to wake before the time.
@@ -530,7 +484,7 @@ class Conductor:
         now = self.engine.clock.mono_ms()
         self.run.unpark(waiter, now)
         if waiter.outcome == LEAVE or waiter.outcome is None:
-            self.run.check_enter(in_cleanup=_in_cleanup(), mono_ms=now)
+            self.run.check_enter(in_cleanup=in_cleanup(), mono_ms=now)
             return "arrived"
         return waiter.outcome
 
@@ -599,11 +553,6 @@ class Conductor:
 def _path() -> str:
     scope = SCOPE.get()
     return "" if scope is None else scope.branch.path
-
-
-def _in_cleanup() -> bool:
-    scope = SCOPE.get()
-    return scope is not None and scope.cleanup
 
 
 Main = Coroutine[Any, Any, Any]

@@ -1,7 +1,7 @@
 """What the locks prove of the engines in a job's facts, before any recovery has written it down.
 
 Rows say that a killed engine is live until somebody recovers it. Whoever explains a job on the engine's own host can do
-better: a free lock is proof of death. Nothing is written. Read next: ``recovery.py``.
+better: a free lock is proof of death. Nothing is written. Read next: ``core/why.py``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import replace
 import msgspec
 
 from relight.core.why_facts import Facts
-from relight.engine.lockfile import probe, state_dir_for
 from relight.ids import EngineId
 from relight.model import EngineRecord, EngineState
+from relight.proof.lockfile import probe, state_dir_for
 
 
 def as_proved(facts: Facts, place: str) -> Facts:

@@ -38,7 +38,7 @@ descriptor would keep the lock in forked children, because it holds the open fil
 ``journal_alive`` only note the time, and ``beat``, from a thread of its own, writes all three. An age limit on beats:
 time is never proof.
 
-It must not judge: that is ``liveness.py``, read that next.
+It must not judge: that is ``engine/liveness.py``, read that next.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ from pathlib import Path
 from typing import Self
 
 from relight.clock import Clock
-from relight.engine.procfs import ProcessId, host_name, own_process
 from relight.errors import ConfigError, Conflict, InvalidArgument, StorageUnavailable
+from relight.proof.procfs import ProcessId, host_name, own_process
 
 MAGIC = b"RELIGHT\0"
 VERSION = 1
