@@ -156,6 +156,7 @@ class _Host(_Opened):
         )
         engine.queues = self._queues
         supervisor, watch, beat = Supervisor(engine), Watch(engine), Beat(engine)
+        supervisor.owed_hook = watch.nudge
         engine.open()
         core.use_journal(engine.journal)
         self._engine = engine
@@ -214,8 +215,7 @@ class _Host(_Opened):
             for job in heads:
                 if job.held_by == old.engine_id:
                     engine.journal.put(
-                        ReleaseHeld(job=ref_of(job), owner=old.engine_id, who=system(engine.engine_id)),
-                        waker=lambda tickets: self._services[1].nudge() if self._services else None,
+                        ReleaseHeld(job=ref_of(job), owner=old.engine_id, who=system(engine.engine_id))
                     )
         except (RelightError, msgspec.ValidationError):
             return  # stopping, or in trouble: the hold ends with the lock of the old incarnation

@@ -52,6 +52,9 @@ NEWS = {
     TIMERS: frozenset({"new_jobs", "put_away", "release_rows"}),
 }
 """What is to be looked at after a batch of our own, by the operations in it."""
+OWED = frozenset({"release_holds", "release_rows", "judge_engines"})
+"""Operations after which recovery or policy has something to do: the watch looks at once. Those of another process wait
+for its next turn, a third of a lease at most."""
 
 
 class Supervisor:
@@ -69,6 +72,7 @@ class Supervisor:
         self._look_again_at = 0
         self._next_timer_ms: int | None = None
         self._thread: threading.Thread | None = None
+        self.owed_hook: Callable[[], None] = lambda: None
         engine.on_news = self.news
         engine.nudge_hook = self.nudge
 
@@ -96,6 +100,8 @@ class Supervisor:
 
     def news(self, ops: frozenset[str]) -> None:
         """Hear what a batch of our own did."""
+        if not ops.isdisjoint(OWED):
+            self.owed_hook()
         with self._wake:
             self._own = True
             due = {what for what, concerns in NEWS.items() if not ops.isdisjoint(concerns)}
@@ -319,6 +325,7 @@ class Watch:
         )
         self._wake = threading.Condition()
         self._stopping = False
+        self._nudged = False
         self._failures = 0
         self._outages = 0
         self._lost_before: set[RunId] = set()
@@ -341,8 +348,9 @@ class Watch:
             self._thread.join(patience_seconds)
 
     def nudge(self) -> None:
-        """Look now."""
+        """Look now; and once more, if it is looking just now."""
         with self._wake:
+            self._nudged = True
             self._wake.notify()
 
     def progress(self) -> tuple[int, int]:
@@ -365,8 +373,9 @@ class Watch:
                 self._failures += 1
                 self._tell_failure(error, wait_ms)
             with self._wake:
-                if not self._stopping:
+                if not self._stopping and not self._nudged:
                     self._engine.clock.wait(self._wake, wait_ms)
+                self._nudged = False
 
     def run_once(self) -> None:
         """Recover what is owed; open the gate if it is shut; then let policy act on what is stalled."""
