@@ -13,7 +13,7 @@ import pytest
 from tests.flow.kit import Rig
 
 from relight import Codec, Engine, Resource, Secret, parallel, sleep, step, workflow
-from relight.errors import JobFailed, NotInStep, NotSerializable, StepFailed
+from relight.errors import InvalidArgument, JobFailed, NotInStep, NotSerializable, StepFailed
 
 # ---------------------------------------------------------------- resources
 
@@ -153,6 +153,15 @@ def test_a_resource_that_cannot_be_opened_fails_the_step_and_the_next_use_tries_
         failed.result(timeout_seconds=10)
     failed.retry()
     assert failed.result(timeout_seconds=10) == "open"
+
+
+def test_a_factory_that_has_to_be_awaited_is_refused_with_the_way_out() -> None:
+    async def make() -> Pool:
+        return Pool()
+
+    for open_it in (make, Pool()):
+        with pytest.raises(InvalidArgument, match="is an @asynccontextmanager"):
+            Resource(open_it)  # type: ignore[call-overload]
 
 
 def test_a_resource_is_for_steps_only(rig: Rig) -> None:

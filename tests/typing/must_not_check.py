@@ -1,5 +1,7 @@
 """Mistakes that a type checker has to see. Each marked line must be an error, and no other."""
 
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from p02_agent import agent, think
@@ -7,7 +9,7 @@ from p03_fanout import extract, ingest
 from p04_payment import Order
 from p10.flows import count, index_one
 
-from relight import AsyncEngine, Done, Engine, NotDone, Retry, ask, parallel, sleep, start, step, wait_signal, workflow
+from relight import AsyncEngine, Done, Engine, NotDone, Resource, Retry, ask, parallel, sleep, start, step, wait_signal, workflow
 
 engine = Engine("x.db")
 engine.submit(ingest, 42)  # E1 wrong type
@@ -45,3 +47,18 @@ async def body() -> None:
     async with AsyncEngine("x.db", workflows=[agent]) as other_engine:
         job = await other_engine.submit(agent, "goal")
         job.cancel()  # E19 never awaited
+
+
+@contextmanager
+def lend() -> Iterator[bytes]:
+    yield b""
+
+
+@asynccontextmanager
+async def connect() -> AsyncIterator[bytes]:
+    yield b""
+
+
+lent: str = Resource(lend)()  # E20 type of what a context manager gives
+connected: str = Resource(connect)()  # E21 type of what an async context manager gives
+Resource(lambda n: n)  # E22 a factory takes nothing

@@ -50,7 +50,7 @@ async def open_client() -> AsyncIterator[HttpClient]:
 
 
 http = Resource(HttpClient)
-pooled_http: Resource[HttpClient] = Resource(open_client)
+pooled_http = Resource(open_client)
 api_key = Secret("env:LLM_API_KEY")
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast, overload
 
 from relight.authoring.context import SCOPE
-from relight.errors import NotInStep
+from relight.errors import InvalidArgument, NotInStep
 
 T = TypeVar("T")
 
@@ -20,12 +21,19 @@ class Resource(Generic[T]):
     by ``resources={resource: fake}``. Called elsewhere it raises ``NotInStep``, because a workflow's body is replayed.
     """
 
-    def __init__(
-        self,
-        open: Callable[[], T | AbstractContextManager[T] | AbstractAsyncContextManager[T]],
-        *,
-        name: str | None = None,
-    ) -> None:
+    # A client that is its own context manager (httpx.AsyncClient) gives itself, so it is typed as itself, too.
+    @overload
+    def __init__(self, open: Callable[[], AbstractAsyncContextManager[T]], *, name: str | None = None) -> None: ...
+    @overload
+    def __init__(self, open: Callable[[], AbstractContextManager[T]], *, name: str | None = None) -> None: ...
+    @overload
+    def __init__(self, open: Callable[[], T], *, name: str | None = None) -> None: ...
+    def __init__(self, open: Callable[[], Any], *, name: str | None = None) -> None:
+        if not callable(open) or inspect.iscoroutinefunction(open):
+            raise InvalidArgument(
+                f"Resource({open!r:.100}): a plain factory, a @contextmanager or an @asynccontextmanager function. One that has "
+                "to await something is an @asynccontextmanager"
+            )
         self.open = open
         self.name = name or getattr(open, "__qualname__", repr(open))
 

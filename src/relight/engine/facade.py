@@ -214,9 +214,7 @@ class _Host(_Opened):
                 heads = reads.job_heads([job_id])
             for job in heads:
                 if job.held_by == old.engine_id:
-                    engine.journal.put(
-                        ReleaseHeld(job=ref_of(job), owner=old.engine_id, who=system(engine.engine_id))
-                    )
+                    engine.journal.put(ReleaseHeld(job=ref_of(job), owner=old.engine_id, who=system(engine.engine_id)))
         except (RelightError, msgspec.ValidationError):
             return  # stopping, or in trouble: the hold ends with the lock of the old incarnation
 
