@@ -18,7 +18,10 @@ LOOK_ANYWAY_MS = 1000
 
 
 class Ends:
-    """See the module. ``wait_for`` calls back once, from any thread; the job's row says how it ended."""
+    """See the module. ``wait_for`` calls back once, from any thread; the job's row says how it ended.
+
+    Or that it runs again: a retry may come between the look that saw the end and whoever is called. Then one waits again.
+    """
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
@@ -27,6 +30,11 @@ class Ends:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._stopping = False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nobody is called any more."""
+        return self._stopping
 
     def wait_for(self, job_id: JobId, call: Callable[[], None]) -> None:
         """Call back once the job has ended; at once if it has."""

@@ -90,11 +90,18 @@ class Job(_Handle[R_co]):
         """
         refuse_on_any_loop("result()", "Use AsyncEngine or AsyncClient, and: await job.result()")
         _timeout(timeout_seconds)
+        deadline = None if timeout_seconds is None else self._core.clock.mono_ms() / 1000 + timeout_seconds
+        job = self._core.find(self.id)
+        while job.state not in FINAL_STATES and not self._core.ends.stopped:
+            self._wait_for_end(timeout_seconds, deadline)
+            job = self._core.find(self.id)
+        return self._read_result(job)
+
+    def _wait_for_end(self, timeout_seconds: float | None, deadline: float | None) -> None:
         over = threading.Event()
-        self._core.find(self.id)
         self._core.ends.wait_for(JobId(self.id), over.set)
         try:
-            if not over.wait(timeout_seconds):
+            if not over.wait(None if deadline is None else max(deadline - self._core.clock.mono_ms() / 1000, 0)):
                 raise self._timed_out(timeout_seconds)
         except KeyboardInterrupt as interrupt:
             interrupt.add_note(
@@ -103,7 +110,6 @@ class Job(_Handle[R_co]):
             raise
         finally:
             self._core.ends.forget(JobId(self.id), over.set)
-        return self._read_result(self._core.find(self.id))
 
     def why(self) -> Why:
         """Explain why it is where it is."""
@@ -161,6 +167,17 @@ class AsyncJob(_Handle[R_co]):
 
         _timeout(timeout_seconds)
         loop = asyncio.get_running_loop()
+        deadline = None if timeout_seconds is None else loop.time() + timeout_seconds
+        job = await in_thread(self._core.find, self.id)
+        while job.state not in FINAL_STATES and not self._core.ends.stopped:
+            await self._wait_for_end(timeout_seconds, deadline)
+            job = await in_thread(self._core.find, self.id)
+        return self._read_result(job)
+
+    async def _wait_for_end(self, timeout_seconds: float | None, deadline: float | None) -> None:
+        import asyncio
+
+        loop = asyncio.get_running_loop()
         over = asyncio.Event()
 
         def tell() -> None:
@@ -169,16 +186,14 @@ class AsyncJob(_Handle[R_co]):
             except RuntimeError:
                 return  # the caller's loop is gone, and the caller with it
 
-        await in_thread(self._core.find, self.id)
         await in_thread(self._core.ends.wait_for, JobId(self.id), tell)
         try:
-            async with asyncio.timeout(timeout_seconds):
+            async with asyncio.timeout_at(deadline):
                 await over.wait()
         except TimeoutError:
             raise (await in_thread(self._timed_out, timeout_seconds)) from None
         finally:
             self._core.ends.forget(JobId(self.id), tell)
-        return self._read_result(await in_thread(self._core.find, self.id))
 
     async def why(self) -> Why:
         """Explain why it is where it is."""
