@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import sys
 import threading
+import weakref
+from pathlib import Path
 
 import pytest
 from tests.flow.kit import Rig, eventually, wait_for
@@ -57,3 +62,32 @@ def test_who_waits_for_a_retried_job_is_not_told_of_its_end_before(rig: Rig, col
     go.set()
     waiting.join()
     assert got == ["done"]
+
+
+def test_code_that_a_stopped_loop_left_standing_is_thrown_away_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, said, task = threading.Event(), [], []
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: said.append(told.exc_value))
+
+    @step
+    async def stands() -> None:
+        task.append(weakref.ref(asyncio.current_task()))
+        began.set()
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):  # deaf: only the end of its loop ends it
+                await asyncio.get_running_loop().create_future()
+
+    @workflow
+    async def job() -> None:
+        await stands()
+
+    rig = Rig(tmp_path)
+    engine = rig.start(job)
+    engine.submit(job)
+    wait_for(began)
+    rig.crash(engine)
+    rig.close()
+    del engine, rig
+    eventually(lambda: gc.collect() >= 0 and task[0]() is None, "thrown away")
+    assert said == []

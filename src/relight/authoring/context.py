@@ -6,9 +6,10 @@ a step called there is just its function.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -102,6 +103,16 @@ class Scope:
 
 
 SCOPE: ContextVar[Scope | None] = ContextVar("relight_scope", default=None)
+
+
+def leave_scope(before: Token[Scope | None]) -> None:
+    """Go back to the scope before.
+
+    A coroutine that a stopped loop left standing is thrown away by the garbage collector, in whatever context that runs:
+    there is nothing to go back to then.
+    """
+    with contextlib.suppress(ValueError):
+        SCOPE.reset(before)
 
 
 def in_body(what: str) -> Scope:

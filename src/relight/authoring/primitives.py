@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
-from relight.authoring.context import SCOPE, Scope, in_body
+from relight.authoring.context import SCOPE, Scope, in_body, leave_scope
 from relight.authoring.waiting import milliseconds
 from relight.clock import to_datetime
 from relight.core import waits
@@ -87,7 +87,7 @@ def cleanup(*, timeout_seconds: float = 30) -> Iterator[None]:
     try:
         yield
     finally:
-        SCOPE.reset(token)
+        leave_scope(token)
 
 
 def current_job() -> CurrentJob:

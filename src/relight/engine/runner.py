@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from relight.authoring.context import SCOPE, Scope
+from relight.authoring.context import SCOPE, Scope, leave_scope
 from relight.authoring.registry import step_signature
 from relight.clock import to_datetime
 from relight.core import events as ev
@@ -360,7 +360,7 @@ class Conductor(Family):
         else:
             return self._timed_out(request, Returned(value))
         finally:
-            SCOPE.reset(token)
+            leave_scope(token)
             self.run.step_ends(call.key, self.engine.clock.mono_ms())
             self.run.call_returns()
 
@@ -401,7 +401,7 @@ class Conductor(Family):
             self.run.once_returned(self.run.leave_when_idle)  # a thread that this line leaves behind may be the last
             raise
         finally:
-            SCOPE.reset(token)
+            leave_scope(token)
             self.run.invoke_ends()
             # Not before the outcome is here: leaving is a cancellation, which would take it away unrecorded.
             self.run.leave_when_idle()
