@@ -12,6 +12,7 @@ from tests.flow.kit import Rig, eventually, wait_for
 from relight import Retry, ask, cancelled, cleanup, sleep, step, wait_signal, workflow
 from relight.errors import CancelRequested, Conflict, IllegalTransition, JobCancelled, JobFailed, StepFailed
 from relight.model import JobState, RunState, StepState
+from relight.proof.lockfile import probe, state_dir_for
 
 DONE: list[str] = []
 
@@ -643,6 +644,35 @@ def test_a_doubt_whose_question_was_withdrawn_by_force_is_asked_about_again(rig:
     assert second.decision_id != first.decision_id and calls == [1]
     engine.core.answer(waiting.id, "done", decision_id=None, note=None, by="ada", value='"paid"')
     assert waiting.result(timeout_seconds=10) == "paid" and calls == [1]
+
+
+def test_stopping_waits_for_what_was_ended_by_force_and_the_lock_stays_until_it_has_returned(rig: Rig) -> None:
+    inside, go = threading.Event(), threading.Event()
+
+    @step
+    def deaf() -> None:
+        inside.set()
+        wait_for(go)
+
+    @workflow
+    def job() -> None:
+        deaf()
+
+    engine = rig.start(job)
+    running = engine.submit(job)
+    wait_for(inside)
+    engine.core.end(running.id, code="cancel", reason=None, by="ada", force=True)
+    with rig.reading() as reads:
+        row = reads.engine(engine.engine_id)
+    rig.stop(engine, drain_seconds=0.1)  # the deaf one still acts: it may outlive the drain, not the lock
+
+    def locked() -> bool:
+        return probe(state_dir_for(rig.path), row.engine_id, row.nonce).locked
+
+    assert locked()
+    go.set()
+    eventually(lambda: not locked())
+    ended(rig, running)
 
 
 def test_an_engine_still_runs_other_jobs_beside_a_deaf_one(rig: Rig) -> None:
