@@ -36,7 +36,7 @@ def child() -> None: ...
 @pytest.mark.parametrize("how", ["waiting", "shutdown", "fenced", "ended by force"])
 def test_the_body_of_cleanup_does_not_run_when_a_run_is_only_put_away_or_lost(rig: Rig, colour: str, how: str) -> None:
     inside, go = threading.Event(), threading.Event()
-    bodies: list[str] = []
+    bodies: list[int] = []
     seen: list[str] = []
 
     @step
@@ -51,7 +51,7 @@ def test_the_body_of_cleanup_does_not_run_when_a_run_is_only_put_away_or_lost(ri
         finally:
             try:
                 with cleanup():
-                    bodies.append("ran")
+                    bodies.append(current_job().attempt)
             except BaseException as error:
                 seen.append(type(error).__name__)
                 raise
@@ -63,7 +63,7 @@ def test_the_body_of_cleanup_does_not_run_when_a_run_is_only_put_away_or_lost(ri
         finally:
             try:
                 with cleanup():
-                    bodies.append("ran")
+                    bodies.append(current_job().attempt)
             except BaseException as error:
                 seen.append(type(error).__name__)
                 raise
@@ -93,7 +93,8 @@ def test_the_body_of_cleanup_does_not_run_when_a_run_is_only_put_away_or_lost(ri
             engine.core.end(done.id, code="cancel", reason=None, by="ada", force=True)
             go.set()
     eventually(lambda: seen)
-    assert set(seen) == {"Suspending"} and bodies == []
+    # What was fenced is recovered by the next incarnation, and runs again to its end.
+    assert set(seen) == {"Suspending"} and 1 not in bodies
 
 
 @pytest.mark.parametrize("executing", ["async", "in a thread", "in an arm"])
