@@ -82,6 +82,7 @@ def test_an_engine_finishes_what_another_one_has_begun_to_recover(
     in_process: Start, place: Place, ids: list[str], probe: Probe, held_at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recovery, "FIRST_CHUNK", 10)
+    flows.doors["hold"].open()  # once its gate is open the slow one may be quicker to claim
     probe.hold(held_at, at=2 if held_at == "recovery_chunk" else 1)
     slow = in_process(probe=probe)
     probe.wait_held(held_at)
