@@ -15,9 +15,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from relight.authoring.context import SCOPE, Scope, in_body
+from relight.authoring.registry import check_text
 from relight.authoring.waiting import milliseconds
 from relight.clock import to_datetime
 from relight.core import waits
+from relight.core.keys import check_name
 from relight.errors import NotInStep
 from relight.ids import derived_uuid7
 from relight.model import CurrentJob, CurrentStep
@@ -67,6 +69,31 @@ def heartbeat(*, done: float | None = None, total: float | None = None, note: st
     scope = SCOPE.get()
     if scope is not None:
         scope.run.report(done=done, total=total, note=note)
+
+
+def publish(name: str, value: object) -> None:
+    """Make a value readable from outside, by ``job.published(name, type=…)``; the latest one of a name stands.
+
+    It rides along with the next commit, within 20 ms. In a workflow's body each call is recorded, so that a replay does not
+    bring an older value back; in a step it is published whenever the step runs. What holds for results holds for the
+    value: its size, and that a ``Secret`` is stored as its place. Raises ``NotInJob``, ``NotSerializable``, ``PayloadTooLarge``.
+    Events: ``published``, with the value's hash and size.
+    """
+    scope = SCOPE.get() or in_body("publish")
+    scope.run.publish(check_name(name, "published value"), value)
+
+
+def issue(code: str, detail: str | None = None) -> None:
+    """Note something that went wrong without failing the job: it ends as ``completed_with_issues``. Once, whatever is replayed.
+
+    ``code`` is for programs, ``detail`` for people (at most 4,000 characters). In a workflow's body only: raises ``NotInJob``.
+    """
+    scope = in_body("issue")
+    check_name(code, "issue")
+    check_text(detail, "detail", 4000)
+    key = scope.branch.next_key(f"issue:{code}")
+    flow = waits.recorded_issue(scope.run.history, scope.run.ref, key, code, detail)
+    scope.run.add_issue(key, scope.run.drive_value(flow))  # type: ignore[attr-defined]
 
 
 def cancelled() -> bool:
