@@ -131,7 +131,9 @@ class TestAllowedActs:
 
 steps = st.builds(
     step,
-    st.sampled_from(["charge#0", "b2/think#14", "extract[d-17]", "ask#0", "charge#0?0", "signal:a|b#0", "signal:a|b#0!1"]),
+    st.sampled_from(
+        ["charge#0", "b2/think#14", "extract[d-17]", "ask#0", "charge#0?0", "signal:a|b#0", "signal:a|b#0!1"]
+    ),
     st.sampled_from(StepState),
     kind=st.sampled_from(StepKind),
     policy=st.sampled_from(["retry", "ask", "fail", "reconcile"]),

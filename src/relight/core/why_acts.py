@@ -141,9 +141,7 @@ def awaited_tokens(facts: Facts) -> list[TokenRecord]:
     if facts.job.cancel_code is not None:
         return []
     waits = {s.waits_for for s in facts.store.steps if s.kind is StepKind.EXTERNAL and s.state is StepState.WAITING}
-    return [
-        t for t in facts.store.tokens if t.token in waits and (t.expires_at is None or t.expires_at > facts.now_ms)
-    ]
+    return [t for t in facts.store.tokens if t.token in waits and (t.expires_at is None or t.expires_at > facts.now_ms)]
 
 
 def engine_to_fence(facts: Facts) -> EngineId | None:

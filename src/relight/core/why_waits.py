@@ -305,7 +305,9 @@ def _token(case: Case, step: StepRecord) -> Found:
 def _poll(case: Case, step: StepRecord) -> Found:
     at = step.until or step.begun_at
     over = at <= case.facts.now_ms
-    then = "is due to be made again" if over else f"is made again at {case.words.moment(at)} (in {case.words.ahead(at)})"
+    then = (
+        "is due to be made again" if over else f"is made again at {case.words.moment(at)} (in {case.words.ahead(at)})"
+    )
     checks = count(step.try_number, "check")
     return Found(
         code="sleeping",

@@ -425,6 +425,21 @@ SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
     FROM steps AS s
    WHERE (s.job_id, s.step_key) > (:job_id, :step_key) AND s.job_id <= :upto ORDER BY s.job_id, s.step_key LIMIT :limit);
 
+-- name: audit_tokens
+-- Tokens after (job, token), on tokens_by_job.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT json_array(job_id, token, step_key, state, ended_at IS NOT NULL,
+                    CASE WHEN length(value) <= :inline THEN value END) AS row
+    FROM tokens
+   WHERE (job_id, token) > (:job_id, :token) AND job_id <= :upto ORDER BY job_id, token LIMIT :limit);
+
+-- name: audit_published
+-- Published values after (job, name), in primary key order.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT json_array(job_id, name, CASE WHEN length(value) <= :inline THEN value END) AS row
+    FROM published
+   WHERE (job_id, name) > (:job_id, :name) AND job_id <= :upto ORDER BY job_id, name LIMIT :limit);
+
 -- name: audit_events
 -- Events of jobs after (job, seq), on events_by_job: the rest of one job's, then those of later jobs, merged without a sort.
 SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
