@@ -13,7 +13,7 @@ from typing import Any
 import click
 import msgspec
 
-from relight.cli import acts, doctor, engines, lists, log, run, show, submit, upkeep, worker
+from relight.cli import acts, doctor, engines, lists, log, run, show, submit, tokens, upkeep, worker
 from relight.cli.demo_command import demo
 from relight.cli.exit_codes import Exit, worth_of
 from relight.cli.later import LATER, WithLater
@@ -103,6 +103,8 @@ for _command in (
     acts.fail,
     acts.signal,
     acts.answer,
+    tokens.complete,
+    tokens.beat,
     acts.release,
     lists.recoveries,
     engines.engines,
