@@ -176,9 +176,13 @@ CREATE TEMP TRIGGER apply_outside INSTEAD OF INSERT ON batch_outside BEGIN
       ON CONFLICT DO NOTHING;
   SELECT RAISE(ABORT, 'refused:new_tokens') WHERE changes() <> coalesce(json_array_length(NEW.new_tokens), 0);
 
-  -- A word about a token counts while the token is open, its time is not up, and its job has not ended.
-  UPDATE tokens SET beat_at = max(tokens.beat_at, r.at), note = coalesce(r.note, tokens.note)
-    FROM (SELECT value->>0 AS token, value->>1 AS job_id, value->>2 AS note, value->>3 AS at, max(key)
+  -- A word about a token counts while the token is open, its time is not up, and its job has not ended. Of several in one
+  -- batch the last time and the last note stand: a word without a note takes none away.
+  UPDATE tokens SET beat_at = max(tokens.beat_at, r.at),
+                    note = coalesce((SELECT b.value->>2 FROM jsonb_each(NEW.beat_tokens) AS b
+                                      WHERE b.value->>0 = r.token AND b.value->>2 IS NOT NULL ORDER BY b.key DESC LIMIT 1),
+                                    tokens.note)
+    FROM (SELECT value->>0 AS token, value->>1 AS job_id, max(value->>3) AS at
             FROM jsonb_each(NEW.beat_tokens) GROUP BY 1, 2) AS r
    WHERE tokens.token = r.token AND tokens.job_id = r.job_id AND tokens.state = 'open'
      AND (tokens.expires_at IS NULL OR tokens.expires_at > r.at)
