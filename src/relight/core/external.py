@@ -74,14 +74,11 @@ def await_token(history: History, job: JobRef, key: StepKey, *, name: str, token
     own: int | None = None if record is None else record.until
     if record is None and timeout_ms is not None:
         own = (yield Now()) + timeout_ms
-    begun = record is not None
+    if record is None:
+        # First, and on disk: the token's own row may still be on its way there, and is before it.
+        yield Persist(BeginWait(job=job, step_key=key, kind=StepKind.EXTERNAL, name=name, until=own, waits_for=token))
     while True:
         row: TokenRecord = yield LookToken(token)
-        if not begun:
-            # Nobody has to wait for what is there: one row, finished, as for any recorded value, but of the wait's own kind.
-            begin = BeginWait(job=job, step_key=key, kind=StepKind.EXTERNAL, name=name, until=own, waits_for=token)
-            yield Persist(begin, lazy=row.state != "open")
-            begun = True
         if row.state != "open":
             outcome = _told(row.state, value=row.value, error=row.error)
             yield Persist(EndWait(job=job, step_key=key, outcome=as_text(outcome)))
