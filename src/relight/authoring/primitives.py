@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import random
 
 A = TypeVar("A")
+MAX_NOTE = 1000
 
 
 def now() -> datetime:
@@ -65,10 +66,19 @@ def uuid7() -> uuid.UUID:
 
 
 def heartbeat(*, done: float | None = None, total: float | None = None, note: str | None = None) -> None:
-    """Tell how far a step or job is; shown by ``info()``, the CLI and ``why``. Outside a job it does nothing."""
+    """Tell how far a step or job is; shown by ``info()``, the CLI and ``why``. Outside a job it does nothing.
+
+    ``note`` (at most 1,000 characters are kept) is what ``current_step().last_note`` gives the step's next try, also after
+    a crash. It rides along with the next commit: call it as often as you like.
+    """
     scope = SCOPE.get()
     if scope is not None:
-        scope.run.report(done=done, total=total, note=note)
+        scope.run.report(done=done, total=total, note=None if note is None else _as_note(note))
+
+
+def _as_note(note: object) -> str:
+    """Make a note storable: progress is not worth an error."""
+    return str(note)[:MAX_NOTE].replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def publish(name: str, value: object) -> None:

@@ -22,7 +22,15 @@ from relight.clock import to_ms
 from relight.codec import Codec, CodecRegistry, canonical_hash
 from relight.core.changes import Who
 from relight.core.commands.jobs import SubmitJob
-from relight.errors import InvalidArgument, KindDuplicate, KindUnknown, PayloadError, RegistrationError
+from relight.errors import (
+    InvalidArgument,
+    KindDuplicate,
+    KindUnknown,
+    NotSerializable,
+    PayloadError,
+    PayloadTooLarge,
+    RegistrationError,
+)
 from relight.ids import JobId
 from relight.signature import Signature
 
@@ -104,14 +112,20 @@ class Registry:
             return plain.encode(value, what=what).decode()
         try:
             return codec.round_trip(value, what=what)[0].decode()
-        except PayloadError:
-            pass  # perhaps it is plain JSON of that type: a mapping for a dataclass
-        data = plain.encode(value, what=what)
+        except PayloadTooLarge:
+            raise
+        except PayloadError as refused:
+            misfit = refused  # or it is plain JSON of that type: a mapping for a dataclass
         try:
+            data = plain.encode(value, what=what)
             codec.decode(data, what=what)
-        except PayloadError as error:
-            raise InvalidArgument(f"{error}. The job waits for just that; nothing was delivered", what=what) from None
-        return data.decode()
+        except NotSerializable:
+            pass
+        except PayloadError as refused:
+            misfit = refused
+        else:
+            return data.decode()
+        raise InvalidArgument(f"{misfit}. The job waits for just that; nothing was delivered", what=what)
 
     def unknown(self, kind: str, known: Iterable[str], place: str) -> KindUnknown:
         """Return the error for a kind that nobody registered."""

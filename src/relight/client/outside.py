@@ -18,7 +18,7 @@ from relight.core.commands.outside import BeatTokenNow, CompleteToken, FailToken
 from relight.core.commands.steering import ref_of
 from relight.core.flow import INLINE_CHARS, STOWED, digest
 from relight.core.keys import check_name
-from relight.errors import Conflict, Fenced, NotFound
+from relight.errors import Conflict, Fenced, InvalidArgument, NotFound
 from relight.ids import short
 from relight.model import FINAL_STATES, Delivery, JobRecord, TokenRecord
 
@@ -53,7 +53,8 @@ class Outside(Session):
 
     def fail_token(self, token: str, error: str, *, by: str | None = None) -> Delivery:
         """Say that what a token stands for failed. Raises ``NotFound``."""
-        check_text(error, "error", 4000)
+        if check_text(error, "error", 4000) is None:
+            raise InvalidArgument("error=None: say in a sentence what failed")
 
         def decide(row: TokenRecord, job: JobRecord) -> Command:
             return FailToken(

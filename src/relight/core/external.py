@@ -87,6 +87,9 @@ def await_token(history: History, job: JobRef, key: StepKey, *, name: str, token
         now_ms: int = yield Now()
         if limit is not None and limit <= now_ms:
             expired = _told("expired", reason=reason)
+            if row.job_id != job.job_id:  # handed out by the job that this one was copied from: not ours to close
+                yield Persist(EndWait(job=job, step_key=key, outcome=as_text(expired)))
+                return expired
             expire = ExpireToken(
                 job=job,
                 step_key=key,
