@@ -24,7 +24,7 @@ INSERT INTO runs (run_id, job_id, engine_id, attempt, state, started_at) VALUES 
 -- name: begin_steps
 -- As the begin of a step; the order of values is that of BeginStep.
 INSERT INTO steps (job_id, step_key, run_id, kind, name, state, try_number, policy, args_hashes, inputs, until, waits_for,
-                   code_ref, begun_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                   code_ref, begun_at, heartbeat_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: update_steps
 -- As the end of a step; the order of values is that of UpdateStep.

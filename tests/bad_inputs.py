@@ -31,7 +31,11 @@ from relight import (
     Retry,
     Secret,
     current_step,
+    external,
+    issue,
     parallel,
+    poll,
+    publish,
     sleep,
     sleep_until,
     start,
@@ -545,6 +549,21 @@ on(
 on("note", e.InvalidArgument, "note=", "asking", lambda job: job.answer("yes", note="x\0", by="ada"))
 on("resume", e.IllegalTransition, "waits for an answer", "asking", lambda job: job.resume())
 
+on("published name", e.InvalidArgument, "published value 'a/b'", "waiting", lambda job: job.published("a/b", type=int))
+on("published type", e.RegistrationError, "published 'x'", "waiting", lambda job: job.published("x", type=object()))
+on("never published", e.NotFound, "never published 'x'", "completed", lambda job: job.published("x", type=int))
+on(
+    "not published yet",
+    e.WaitTimeout,
+    "waits for the signal",
+    "waiting",
+    lambda job: job.published("x", type=int, timeout_seconds=0),
+)
+row("unknown token", e.NotFound, "handed out this token", lambda w: w.engine.complete("ext_0", 1))
+row("token that is a number", e.NotFound, "handed out this token", lambda w: w.engine.heartbeat(5))  # type: ignore[arg-type]
+row("failure without a word", e.InvalidArgument, "error=", lambda w: w.engine.fail("ext_0", ""))
+row("heartbeat's note", e.InvalidArgument, "note=", lambda w: w.engine.heartbeat("ext_0", "x\0"))
+
 # ---------------------------------------------------------------- facades
 
 row("engine that was not started", e.InvalidArgument, "not open", lambda w: w.rig.engine(good).submit(good))
@@ -591,6 +610,13 @@ inside("signal's name", e.InvalidArgument, "signal 'a/b'", lambda: wait_signal("
 inside(
     "signal's time limit", e.InvalidArgument, "timeout_seconds", lambda: wait_signal("a", type=int, timeout_seconds=-1)
 )
+inside("external's name", e.InvalidArgument, "external 'a/b'", lambda: external("a/b", type=int))
+inside("external's type", e.RegistrationError, "type of external 'x'", lambda: external("x", type=object()))  # type: ignore[arg-type]
+inside("no type for a signal", e.InvalidArgument, "give type=", lambda: wait_signal("a"))  # type: ignore[call-overload]
+inside("published value", e.NotSerializable, "published 'x'", lambda: publish("x", object()))
+inside("issue's code", e.InvalidArgument, "issue 'a/b'", lambda: issue("a/b"))
+inside("issue's detail", e.InvalidArgument, "detail=", lambda: issue("a", "x\0"))
+inside("poll without a pause", e.InvalidArgument, "every_seconds", lambda: poll(len, 1, until=bool, every_seconds=0))  # type: ignore[arg-type]
 inside("no arms at once", e.InvalidArgument, "limit=0", lambda: parallel(a_step, [1], limit=0))
 inside("start of a function", e.InvalidArgument, "start() takes", lambda: start(len, []))
 inside("start of an unknown kind", e.KindUnknown, '"unregistered"', lambda: start(unregistered))

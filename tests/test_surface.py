@@ -23,15 +23,14 @@ def words(text: str) -> list[str]:
 
 
 ALL = words("""
-    AsyncClient AsyncEngine AsyncJob AsyncStep AsyncWorkflow Call Child Client Codec Done Engine Job NotDone Queue Rate Resource
-    Retry Secret Step Workflow __version__ ask cancelled cleanup current_job current_step heartbeat log now parallel rng sleep
-    sleep_until start step uuid7 wait_signal workflow
+    AsyncClient AsyncEngine AsyncJob AsyncStep AsyncWorkflow Call Child Client Codec Done Engine External Job NotDone Queue Rate
+    Resource Retry Secret Step Workflow __version__ ask cancelled cleanup current_job current_step external heartbeat issue log
+    now parallel poll publish rng sleep sleep_until start step uuid7 wait_signal workflow
 """)
 
 LATER = words("""
-    External Branch Continue Schedule branch external issue patched poll publish race
-    Client.complete Client.fail Client.heartbeat AsyncClient.complete AsyncClient.fail AsyncClient.heartbeat
-    Job.published Job.fork AsyncJob.published AsyncJob.fork
+    Branch Continue Schedule branch patched race
+    Job.fork AsyncJob.fork
 """)
 
 SUBMIT_OPTIONS = "idempotency_key, queue, priority, run_at, delay_seconds, tags, partition_key, on_stall, max_stalls, deadline_seconds"
@@ -41,6 +40,13 @@ REST = "raises, inputs, isolate, outside, check_args"
 ENGINE = (
     "store, *, workflows, queues, consume, slots, threads, lease_seconds, gate_timeout_seconds, drain_seconds, "
     "suspend_after_seconds, durability, resources, replace, codecs, name, clock, ids"
+)
+
+WAIT_SIGNAL = (
+    "name, /, *, type, timeout_seconds",
+    "name, /, *, type, timeout_seconds, default",
+    "name, name2, /, *names, timeout_seconds",
+    "name, name2, /, *names, timeout_seconds, default",
 )
 
 SIGNATURES: dict[str, tuple[str, ...]] = {
@@ -78,8 +84,11 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "sleep.aio": ("seconds",),
     "sleep_until": ("when",),
     "sleep_until.aio": ("when",),
-    "wait_signal": ("name, /, *, type, timeout_seconds", "name, /, *, type, timeout_seconds, default"),
-    "wait_signal.aio": ("name, /, *, type, timeout_seconds", "name, /, *, type, timeout_seconds, default"),
+    "wait_signal": WAIT_SIGNAL,
+    "wait_signal.aio": WAIT_SIGNAL,
+    "external": ("name, *, type, timeout_seconds, heartbeat_seconds",),
+    "poll": ("check, first, *, until, every_seconds, timeout_seconds",),
+    "poll.aio": ("check, first, *, until, every_seconds, timeout_seconds",),
     "ask": ("question, *, options, preview, timeout_seconds, on_timeout",),
     "ask.aio": ("question, *, options, preview, timeout_seconds, on_timeout",),
     "start": ("call, /, *, detached", "calls, /, *, detached", "wf, /, *args, detached"),
@@ -91,6 +100,8 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "rng": ("",),
     "uuid7": ("",),
     "heartbeat": ("*, done, total, note",),
+    "publish": ("name, value",),
+    "issue": ("code, detail",),
     "cleanup": ("*, timeout_seconds",),
     "current_job": ("",),
     "current_step": ("",),
@@ -100,6 +111,7 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
         "state": "",
         "info": "",
         "result": "*, timeout_seconds",
+        "published": "name, *, type, timeout_seconds",
         "why": "",
         "events": "*, follow",
         "signal": "name, payload, *, by, idempotency_key",
@@ -114,6 +126,9 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
         "submit_many": ("calls, /",),
         "job": ("id, /, *, type", "id, /", "*, kind, idempotency_key"),
         "jobs": ("*, kind, state, queue, tags, since, limit",),
+        "complete": ("token, value",),
+        "fail": ("token, error",),
+        "heartbeat": ("token, note",),
         "health": ("",),
     }.items()},
     "Client": ("store, *, workflows, codecs, require_recovered, actor",),
@@ -135,6 +150,7 @@ FIELDS = {
     model.Why: "summary causes",
     model.Decision: "id choice by note at",
     model.Signal: "name by",
+    model.Delivery: "counted state by at",
     model.CurrentJob: "id run_id kind attempt tags trace_id replaying deadline suspending",
     model.CurrentStep: "key name try_number idempotency_key deadline last_note",
 }

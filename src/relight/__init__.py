@@ -5,15 +5,19 @@ that happened. Errors are in ``relight.errors``, states and records in ``relight
 """
 
 from relight.authoring.children import Child, start
+from relight.authoring.external import External, external
 from relight.authoring.fanout import parallel
 from relight.authoring.options import Queue, Rate
+from relight.authoring.polling import poll
 from relight.authoring.primitives import (
     cancelled,
     cleanup,
     current_job,
     current_step,
     heartbeat,
+    issue,
     now,
+    publish,
     rng,
     uuid7,
 )
@@ -44,6 +48,7 @@ __all__ = [
     "Codec",
     "Done",
     "Engine",
+    "External",
     "Job",
     "NotDone",
     "Queue",
@@ -59,10 +64,14 @@ __all__ = [
     "cleanup",
     "current_job",
     "current_step",
+    "external",
     "heartbeat",
+    "issue",
     "log",
     "now",
     "parallel",
+    "poll",
+    "publish",
     "rng",
     "sleep",
     "sleep_until",

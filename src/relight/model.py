@@ -96,6 +96,16 @@ class StepKind(StrEnum):
     CHILD_RESULT = "child_result"
     VALUE = "value"
     """A recorded value such as ``now()``."""
+    TOKEN = "token"
+    """The making of a token for somebody outside; its outcome is the token."""
+    EXTERNAL = "external"
+    """A wait for such a token to be completed."""
+    POLL = "poll"
+    """A check that is made again and again until its result will do; its outcome is the last state."""
+
+
+CALLED_STEPS = frozenset({StepKind.STEP, StepKind.POLL})
+"""Kinds that call a user's function: what of them is in flight in a crash is in doubt."""
 
 
 class Role(StrEnum):
@@ -216,7 +226,8 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=
     """One row of ``steps``: what is known under one key of one job.
 
     ``args_hashes`` maps each parameter to a short hash. ``until`` is a timer: the end of a sleep, a wait's time limit,
-    the next try in backoff. ``waits_for`` is what a wait is for: a signal's name, a decision's or a child job's id.
+    the next try in backoff. ``waits_for`` is what a wait is for: a signal's name, a decision's or a child job's id, a token.
+    ``note`` and ``beat_at`` are the last ``heartbeat`` of a try; ``heartbeat_ms`` is how long it said that it may be silent.
     """
 
     job_id: JobId
@@ -237,6 +248,8 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=
     note: str | None = None
     begun_at: int = 0
     ended_at: int | None = None
+    beat_at: int | None = None
+    heartbeat_ms: int | None = None
 
 
 class EngineRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -299,6 +312,33 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     note: str | None = None
     value: str | None = None
     decided_at: int | None = None
+
+
+TokenState = Literal["open", "completed", "failed", "expired"]
+
+
+class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One row of ``tokens``: what a job handed out to be completed from outside, and the one answer that counts.
+
+    ``beat_at`` is the last sign of life of whoever works on it (at first: its making), ``type`` how a value is checked at
+    delivery, ``step_key`` where it was made.
+    """
+
+    token: str
+    job_id: JobId
+    step_key: StepKey
+    name: str
+    type: str | None = None
+    created_at: int = 0
+    expires_at: int | None = None
+    heartbeat_ms: int | None = None
+    beat_at: int = 0
+    note: str | None = None
+    state: TokenState = "open"
+    value: str | None = None
+    error: str | None = None
+    by: str | None = None
+    ended_at: int | None = None
 
 
 class QuarantineRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -463,6 +503,20 @@ class Signal:
     def payload(self, type: type[T]) -> T:
         """Decode the message's content as ``type``. Raises ``msgspec.ValidationError`` when it is something else."""
         return msgspec.json.decode(self.raw, type=type)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What became of a word about a token. ``counted`` is False when it came late: nothing was changed.
+
+    ``state`` is how the token stands now: ``open``, ``completed``, ``failed``, ``expired``, or ``job_ended``; ``by`` and ``at``
+    say who brought it there and when (None while it is open).
+    """
+
+    counted: bool
+    state: Literal["open", "completed", "failed", "expired", "job_ended"]
+    by: str | None = None
+    at: datetime | None = None
 
 
 @dataclass(frozen=True)

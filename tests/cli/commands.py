@@ -23,7 +23,7 @@ FLOWS = """
 import time
 from pathlib import Path
 
-from relight import Engine, Queue, ask, cleanup, step, wait_signal, workflow
+from relight import Engine, Queue, ask, cleanup, external, issue, step, wait_signal, workflow
 
 gpu = Queue("gpu", slots=2)
 
@@ -100,6 +100,18 @@ def waits() -> str:
 @workflow
 def asks() -> str:
     return ask("Send it?").choice
+
+
+@workflow
+def orders() -> int:
+    answer = external("scan", type=int, timeout_seconds=3600, heartbeat_seconds=600)
+    return answer.wait()
+
+
+@workflow
+def patchy(n: int) -> int:
+    issue("no_ocr", "page 17 is an image")
+    return n
 
 
 engine = Engine(workflows=[add, waits], suspend_after_seconds=0.1, name="mine")

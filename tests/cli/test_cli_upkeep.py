@@ -124,7 +124,7 @@ def test_a_newer_migration_is_applied_and_told(used: Place, monkeypatch: pytest.
     assert "relight db upgrade --store" in outdated.stderr
     done = CliRunner().invoke(cli, ["db", "upgrade", "--store", str(used.store), "--by", "op"])
     assert done.exit_code == 0, done.stderr
-    assert "upgraded: 2 more" in done.stdout
+    assert f"upgraded: {len(known) + 1} more" in done.stdout
     store = SqliteStore(used.store)
     store.open(create=False)
     store.close()

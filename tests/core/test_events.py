@@ -96,7 +96,7 @@ SHAPES = {
     "external_created": ("name", "expires_at"),
     "external_completed": ("name value_hash value_bytes", ""),
     "external_failed": ("name error_type message_redacted", "error_code"),
-    "external_expired": ("name", ""),
+    "external_expired": ("name reason", ""),
     "published": ("name value_hash value_bytes", ""),
     "terminal_command": (
         "session_id command",

@@ -27,9 +27,11 @@ from tests.core.why_rows import (
     facts,
     job,
     mark,
+    progress,
     running,
     stalled,
     step,
+    token,
     wait,
 )
 
@@ -130,8 +132,8 @@ CASES: dict[str, tuple[Facts, str]] = {
         "waits for its child since 15:04:40 UTC (2 min): index …8b21c4 is queued since 15:02:40 UTC (4 min) and no engine",
     ),
     "waiting_external": (
-        facts(PUT_AWAY, steps=(wait(StepKind.VALUE, "payment"),)),
-        'waits for "payment" to be completed from outside',
+        facts(PUT_AWAY, steps=(wait(StepKind.EXTERNAL, "ext_1"),), tokens=(token(beat_at=NOW - 12_000, note="half"),)),
+        'waits for "scan" to be completed from outside since 15:05:40 UTC (1 min), last heartbeat 12 s ago (half), the next',
     ),
     "waiting_thread": (
         facts(live=LiveFacts(engine_id=ENGINE, thread_wait_since=NOW - 1_000)),
@@ -140,10 +142,10 @@ CASES: dict[str, tuple[Facts, str]] = {
     "waiting_validation": (facts(job(JobState.AWAITING_VALIDATION)), "waits for its validators"),
     "running": (
         facts(
-            job(JobState.RUNNING, progress=f'{{"done":3112,"total":5000,"note":"extract","at":{NOW - 2_000}}}'),
+            job(JobState.RUNNING, progress=progress(3112, 5000, "extract")),
             steps=(step(),),
         ),
-        "runs since 15:03:40 UTC (3 min): extract 3,112 of 5,000, last progress 2 s ago, engine etl-1",
+        "runs: extract 3,112 of 5,000, last progress 2 s ago, engine etl-1, about 9 min left",
     ),
     "cancelling": (
         facts(job(JobState.RUNNING, cancel_code="cancel", cancel_by="ben", cancel_reason="too dear"), steps=(step(),)),

@@ -23,6 +23,7 @@ from tests.core.why_rows import (
     mark,
     question,
     step,
+    token,
 )
 
 from relight.core.commands import steering
@@ -130,13 +131,15 @@ class TestAllowedActs:
 
 steps = st.builds(
     step,
-    st.sampled_from(["charge#0", "b2/think#14", "extract[d-17]", "ask#0", "charge#0?0"]),
+    st.sampled_from(
+        ["charge#0", "b2/think#14", "extract[d-17]", "ask#0", "charge#0?0", "signal:a|b#0", "signal:a|b#0!1"]
+    ),
     st.sampled_from(StepState),
     kind=st.sampled_from(StepKind),
     policy=st.sampled_from(["retry", "ask", "fail", "reconcile"]),
     try_number=st.integers(0, 4),
     until=st.sampled_from([None, 0, NOW - 1, NOW, NOW + 1, 2**62]),
-    waits_for=st.sampled_from([None, "go", "decision-ask#0", "decision-charge#0?0", CHILD]),
+    waits_for=st.sampled_from([None, "go", "decision-ask#0", "decision-charge#0?0", CHILD, "ext_1"]),
     error=st.sampled_from([None, "", '{"type":"T","message":"m"}', "{"]),
     begun_at=st.integers(0, 2**50),
 )
@@ -145,6 +148,13 @@ questions = st.builds(
     st.sampled_from(["ask#0", "charge#0?0"]),
     expires_at=st.sampled_from([None, NOW, NOW + 1]),
     options=st.sampled_from(['["approve","reject"]', '["done","not_done","fail"]', "[]", "{"]),
+)
+tokens = st.builds(
+    token,
+    token=st.sampled_from(["ext_1", "ext_2"]),
+    expires_at=st.sampled_from([None, NOW, NOW + 1]),
+    heartbeat_ms=st.sampled_from([None, 1, 2**40]),
+    note=st.sampled_from([None, "half\n"]),
 )
 engines = st.builds(
     engine,
@@ -192,6 +202,7 @@ def situations(draw: st.DrawFn) -> Facts:
         row,
         steps=tuple(found.values()),
         decisions=tuple({d.decision_id: d for d in draw(st.lists(questions, max_size=2))}.values()),
+        tokens=tuple({t.token: t for t in draw(st.lists(tokens, max_size=2))}.values()),
         quarantine=draw(st.sampled_from([None, QUARANTINE, msgspec.structs.replace(QUARANTINE, released_at=NOW)])),
         marks=tuple(draw(st.lists(marks, max_size=3))),
         owner=draw(st.none() | engines),
@@ -211,6 +222,9 @@ def act_of(command: str) -> Act:
     if words[1] == "engines":
         assert words[2] == "fence" and words[3].startswith("…")
         return Act.FENCE
+    if words[2].startswith("ext_"):
+        assert words[1] in ("complete", "fail", "beat")
+        return Act.COMPLETE
     assert words[1] in VERBS
     assert words[2] == "…f36877"
     if "--force" in words:

@@ -25,6 +25,7 @@ from relight.model import (
     StepKind,
     StepRecord,
     StepState,
+    TokenRecord,
     Why,
 )
 
@@ -99,6 +100,27 @@ def question(key: str = "ask#0", **more: Any) -> DecisionRecord:
         "asked_at": NOW - MINUTE,
     }
     return DecisionRecord(**(values | more))
+
+
+def token(**more: Any) -> TokenRecord:
+    values: dict[str, Any] = {
+        "token": "ext_1",
+        "job_id": JOB,
+        "step_key": StepKey("external:scan#0"),
+        "name": "scan",
+        "created_at": NOW - MINUTE,
+        "expires_at": NOW + 60 * MINUTE,
+        "heartbeat_ms": 5 * MINUTE,
+        "beat_at": NOW - MINUTE,
+    }
+    return TokenRecord(**(values | more))
+
+
+def progress(done: int, total: int, note: str) -> str:
+    """Progress as a run tells it that counts since 15 minutes and told it last 2 s ago."""
+    return json.dumps(
+        {"done": done, "total": total, "note": note, "at": NOW - 2_000, "from_done": 0, "from_at": NOW - 15 * MINUTE}
+    )
 
 
 def asks(key: str = "ask#0", **more: Any) -> dict[str, Any]:

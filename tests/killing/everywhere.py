@@ -112,8 +112,12 @@ def audit(folder: Path) -> list[str]:
     """Return what is wrong with a finished scenario."""
     found = [f"{f.invariant}: {f.detail}" for f in verify_store(str(folder / "jobs.db")).findings]
     with Client(
-        str(folder / "jobs.db"), workflows=[scenario.steps, scenario.waits, scenario.asks, scenario.victim]
+        str(folder / "jobs.db"),
+        workflows=[scenario.steps, scenario.waits, scenario.asks, scenario.victim, scenario.outside],
     ) as client:
+        state = client.job(kind="outside", idempotency_key=scenario.KEY).published("state", type=str, timeout_seconds=0)
+        if state != "done":
+            found.append(f"an older value was published last: {state}")
         for kind, (state, result) in scenario.EXPECTED.items():
             job = client.job(kind=kind, idempotency_key=scenario.KEY)
             info = job.info()
@@ -127,6 +131,8 @@ def audit(folder: Path) -> list[str]:
                     found.append(f"{kind} gave a result")
                 except JobCancelled:
                     pass
+    complaints = folder / "complaints"
+    found += complaints.read_text().splitlines() if complaints.exists() else []
     charged = (folder / "charged").read_text().splitlines() if (folder / "charged").exists() else []
     if len(charged) != len(set(charged)) or len(charged) != 1:
         found.append(f"charged {len(charged)} times: {charged}")

@@ -21,8 +21,12 @@ from relight import (
     cleanup,
     current_job,
     current_step,
+    external,
+    issue,
     now,
     parallel,
+    poll,
+    publish,
     sleep,
     start,
     step,
@@ -39,6 +43,8 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self._begun = folder / "begun"
         self._charged = folder / "charged"
+        self._posted = folder / "posted"
+        self._complaints = folder / "complaints"
 
     @staticmethod
     def _append(path: Path, line: str) -> None:
@@ -51,6 +57,18 @@ class Ledger:
     def begin(self) -> None:
         """Note that this step was called."""
         self._append(self._begun, f"{current_job().id} {current_step().key}")
+
+    def post(self, token: str) -> None:
+        """Give a token to somebody outside."""
+        self._append(self._posted, token)
+
+    def posted(self) -> list[str]:
+        """Return the tokens that somebody outside has."""
+        return self._posted.read_text().split("\n")[:-1] if self._posted.exists() else []
+
+    def complain(self, what: str) -> None:
+        """Note something that must not happen."""
+        self._append(self._complaints, what)
 
     def charge(self, key: str) -> None:
         """Do what must happen once."""
@@ -142,17 +160,55 @@ def victim(n: int) -> int:
     return n
 
 
+@step
+def hand_over(token: str) -> None:
+    ledger().begin()
+    ledger().post(token)
+
+
+def look(n: int) -> int:
+    return n + 1
+
+
+@workflow
+async def outside(n: int) -> str:
+    answer = external("scan", type=int, timeout_seconds=600, heartbeat_seconds=600)
+    await hand_over.aio(answer.token)
+    publish("state", "handed over")
+    issue("slow", "somebody else does it")
+    got = await answer.wait.aio()
+    looked = await poll.aio(look, n, until=lambda k: k >= n + 2, every_seconds=0.004)
+    publish("state", "done")
+    said = await wait_signal.aio("yes", "no")
+    return f"{got} {looked} {said.name}"
+
+
 KEY = "scenario"
 EXPECTED = {
     "steps": (JobState.COMPLETED, 2 * 5 + 5 + 2 * 6 + 2 * 5),
     "waits": (JobState.COMPLETED, "34hello"),
     "asks": (JobState.COMPLETED, "receipt for o-1"),
     "victim": (JobState.CANCELLED, None),
+    "outside": (JobState.COMPLETED_WITH_ISSUES, "7 11 no"),
 }
 
 
-def _steer(engine: Engine, over: threading.Event) -> None:
+def _complete(engine: Engine, outside_world: Ledger, done: set[str]) -> None:
+    """Be the one whom a token was given: it must be known, whatever crashed since."""
+    for token in outside_world.posted():
+        if token not in done:
+            try:
+                engine.heartbeat(token, "at it")
+                engine.complete(token, 7)
+                done.add(token)
+            except NotFound:
+                outside_world.complain(f"{token} was handed out and is not known")
+
+
+def _steer(engine: Engine, outside_world: Ledger, over: threading.Event) -> None:
     """Be the people outside: a signal, an answer, a cancel, each sent until it is taken."""
+    done: set[str] = set()
+    outside_job = engine.job(kind="outside", idempotency_key=KEY)
     waits_job, asks_job, victim_job = (
         engine.job(kind=kind, idempotency_key=KEY) for kind in ("waits", "asks", "victim")
     )
@@ -160,6 +216,9 @@ def _steer(engine: Engine, over: threading.Event) -> None:
         try:
             if waits_job.state() not in FINAL_STATES:
                 waits_job.signal("word", "hello", idempotency_key="once", by="ben")
+            _complete(engine, outside_world, done)
+            if outside_job.state() not in FINAL_STATES:
+                outside_job.signal("no", idempotency_key="once", by="ben")
             if asks_job.state() == JobState.AWAITING_USER:
                 asks_job.answer("approve", by="ann")
             victim_info = victim_job.info()
@@ -171,19 +230,20 @@ def _steer(engine: Engine, over: threading.Event) -> None:
 
 def run(folder: Path, reached: object) -> None:
     """Drive the scenario to its end; ``reached`` is called at each durable boundary."""
+    outside_world = Ledger(folder)
     engine = Engine(
         str(folder / "jobs.db"),
-        workflows=[steps, waits, asks, victim, helper],
-        resources={ledger: Ledger(folder)},
+        workflows=[steps, waits, asks, victim, helper, outside],
+        resources={ledger: outside_world},
         suspend_after_seconds=0,
         threads=8,
     )
     engine.probe = reached  # type: ignore[assignment]
     over = threading.Event()
     with engine:
-        calls = [steps.bind(5), waits.bind(3), asks.bind("o-1"), victim.bind(7)]
+        calls = [steps.bind(5), waits.bind(3), asks.bind("o-1"), victim.bind(7), outside.bind(9)]
         jobs = engine.submit_many(call.options(idempotency_key=KEY, max_stalls=1000) for call in calls)
-        steering = threading.Thread(target=_steer, args=(engine, over), daemon=True)
+        steering = threading.Thread(target=_steer, args=(engine, outside_world, over), daemon=True)
         steering.start()
         try:
             for job in jobs:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from tests.recorder.build import Engine, World
 
 from relight.core import events as ev
 from relight.core.commands import JobRef
 from relight.core.commands import jobs as cj
+from relight.core.commands import outside as co
 from relight.core.commands import steering as cs
 from relight.core.commands import steps as ct
 from relight.core.failure import Failure
+from relight.core.flow import digest
 from relight.core.step_payloads import Settlement
 from relight.ids import StepKey
 from relight.model import JobState, StepKind, StepState, Verdict
@@ -40,6 +43,7 @@ def tell_everything(world: World) -> Healthy:
     first.define_queue("default", 20, 20)
     ordinary_jobs(world, first, jobs)
     waits(world, first, jobs)
+    outside(world, first, jobs)
     ends_from_outside(world, first, jobs)
     children(world, first, jobs)
     left_running(world, first, jobs)
@@ -121,6 +125,117 @@ def waits(world: World, engine: Engine, jobs: dict[str, JobRef]) -> None:
     engine.finish(run)
     jobs["awaiting"] = run = engine.claim(engine.submit())
     put_away_for(engine, run, engine.ask(run, "ask#0"))
+
+
+def outside(world: World, engine: Engine, jobs: dict[str, JobRef]) -> None:
+    """Tokens completed, failed, expired and open; a poll; values published once and again."""
+    client = world.client()
+    jobs["external"] = run = engine.claim(engine.submit())
+    tokens = {
+        name: make_token(engine, run, f"external:{name}#0", expires_at=None if name != "late" else world.clock.now_ms())
+        for name in ("done", "broken", "late", "open")
+    }
+    engine.wait(run, "wait:done#0", StepKind.EXTERNAL, tokens["done"])
+    engine.put_away(run, "waiting")
+    done = (StepKey("external:done#0"), tokens["done"])
+    client.do(
+        co.CompleteToken(
+            job=run,
+            step_key=done[0],
+            token=done[1],
+            name="done",
+            value='{"a":1}',
+            value_hash=digest('{"a":1}'),
+            value_bytes=7,
+            who=client.who,
+        ),
+        co.FailToken(
+            job=run,
+            step_key=StepKey("external:broken#0"),
+            token=tokens["broken"],
+            name="broken",
+            error="no",
+            who=client.who,
+        ),
+        co.BeatTokenNow(job=run, token=tokens["open"], note="half"),
+    )
+    run = engine.claim(run)
+    engine.end_wait(run, "wait:done#0", "1")
+    engine.wait(run, "wait:late#0", StepKind.EXTERNAL, tokens["late"])
+    expire = co.ExpireToken(
+        job=run,
+        step_key=StepKey("wait:late#0"),
+        token=tokens["late"],
+        token_key=StepKey("external:late#0"),
+        name="late",
+        reason="timeout",
+        outcome="null",
+    )
+    engine.do(expire)
+    for n in (1, 2):
+        engine.do(publishing(run, f"publish:part#{n}", str(n)))
+    engine.do(publishing(run, "publish:whole#0", "[]"))
+    poll(engine, run)
+    engine.finish(run)
+
+
+def make_token(engine: Engine, run: JobRef, key: str, *, expires_at: int | None = None) -> str:
+    token = f"ext_{engine.world.ids.token()}"
+    engine.do(
+        co.MakeToken(
+            job=run,
+            step_key=StepKey(key),
+            token=token,
+            name=key.partition(":")[2].partition("#")[0],
+            type=None,
+            expires_at=expires_at,
+            heartbeat_ms=None,
+            outcome=f'"{token}"',
+        )
+    )
+    return token
+
+
+def publishing(run: JobRef, key: str, value: str) -> co.PublishValue:
+    return co.PublishValue(
+        job=run,
+        step_key=StepKey(key),
+        name=key.partition(":")[2].partition("#")[0],
+        value=value,
+        value_hash=digest(value),
+        value_bytes=len(value),
+        recorded=True,
+    )
+
+
+def poll(engine: Engine, run: JobRef) -> None:
+    begin = ct.BeginTry(
+        job=run,
+        step_key=StepKey("poll:look#0"),
+        name="look",
+        try_number=1,
+        policy="retry",
+        args_hashes=None,
+        args_hash="h",
+        args_bytes=1,
+        inputs=None,
+        code_ref=None,
+        kind=StepKind.POLL,
+    )
+    engine.do(begin)
+    engine.do(ct.PollAgain(job=run, step_key=begin.step_key, try_number=1, outcome="1", until=5))
+    engine.do(msgspec.structs.replace(begin, try_number=2))
+    engine.do(
+        ct.FinishStep(
+            job=run,
+            step_key=begin.step_key,
+            try_number=2,
+            outcome="2",
+            outcome_hash=digest("2"),
+            began_at=1,
+            kind=StepKind.POLL,
+        )
+    )
 
 
 def put_away_for(engine: Engine, run: JobRef, decision: str) -> None:

@@ -9,7 +9,7 @@ from p03_fanout import extract, ingest
 from p04_payment import Order
 from p10.flows import count, index_one
 
-from relight import AsyncEngine, Done, Engine, NotDone, Resource, Retry, ask, parallel, sleep, start, step, wait_signal, workflow
+from relight import AsyncEngine, Done, Engine, NotDone, Resource, Retry, ask, external, parallel, poll, sleep, start, step, wait_signal, workflow
 
 engine = Engine("x.db")
 engine.submit(ingest, 42)  # E1 wrong type
@@ -41,6 +41,8 @@ def stubborn() -> None: ...
 
 async def body() -> None:
     await sleep(3)  # E15 a sync name is not awaited: sleep.aio
+    external("x", type=int).wait().upper()  # E20 type of an answer
+    poll(len, "a", until=bool, every_seconds=1)  # E21 a check gives the next state
     think([])  # E16 never awaited
     children = await start.aio(index_one, "a")  # E17 type of a child's argument
     await count("x")  # E18 a sync step is not awaited: count.aio

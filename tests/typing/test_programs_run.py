@@ -77,6 +77,17 @@ def test_p04_gives_a_declared_error_back_as_itself(tmp_path: Path) -> None:
         assert job.result(timeout_seconds=20) == "declined: no money"
 
 
+def test_p08_is_called_back_or_polls(tmp_path: Path) -> None:
+    p08 = program("p08_webhook")
+    with Engine(str(tmp_path / "p08.db"), workflows=[p08.scan_upload]) as engine:
+        called = engine.submit(p08.scan_upload, "a.pdf")
+        assert engine.complete(called.published("token", type=str, timeout_seconds=20), p08.Scan(True, "x")).counted
+        assert called.result(timeout_seconds=20) == p08.Scan(True, "x")
+        polled = engine.submit(p08.scan_upload, "b.pdf", 0.05)
+        assert polled.result(timeout_seconds=20) == p08.Scan(True, "by polling")
+        assert polled.state() == JobState.COMPLETED_WITH_ISSUES
+
+
 def test_p06_digests_and_reminds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     p06 = program("p06_digest")
     monkeypatch.chdir(tmp_path)

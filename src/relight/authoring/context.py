@@ -18,7 +18,7 @@ from relight.core.flow import Flow
 from relight.core.history import History
 from relight.core.keys import Branch
 from relight.errors import BlockingCall, NotInJob
-from relight.ids import short
+from relight.ids import StepKey, short
 from relight.model import CurrentJob, CurrentStep
 
 T = TypeVar("T")
@@ -72,6 +72,31 @@ class RunPort(Protocol):
 
     def registry_for(self) -> Any:
         """Return the codecs in force."""
+        ...
+
+    def type_name(self, annotation: Any) -> str | None:
+        """Name the type that a wait is for, so that whoever delivers a value may check it."""
+        ...
+
+    def poll_of(
+        self,
+        step: Any,
+        key: StepKey,
+        first: Any,
+        until: Callable[[Any], bool],
+        *,
+        every_ms: int,
+        timeout_ms: int | None,
+    ) -> Flow:
+        """Return the flow of a poll whose check is a step."""
+        ...
+
+    def publish(self, name: str, value: object) -> None:
+        """Make a value readable from outside."""
+        ...
+
+    def add_issue(self, key: StepKey, issue: dict[str, Any]) -> None:
+        """Let the job end with an issue; one under the same key counts once."""
         ...
 
     def open_resource(self, resource: Any) -> Any:

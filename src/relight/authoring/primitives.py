@@ -14,9 +14,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from relight.authoring.context import SCOPE, Scope, in_body, leave_scope
+from relight.authoring.registry import check_text
 from relight.authoring.waiting import milliseconds
 from relight.clock import to_datetime
 from relight.core import waits
+from relight.core.keys import check_name
 from relight.errors import NotInStep
 from relight.ids import derived_uuid7
 from relight.model import CurrentJob, CurrentStep
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     import random
 
 A = TypeVar("A")
+MAX_NOTE = 1000
 
 
 def now() -> datetime:
@@ -62,10 +65,44 @@ def uuid7() -> uuid.UUID:
 
 
 def heartbeat(*, done: float | None = None, total: float | None = None, note: str | None = None) -> None:
-    """Tell how far a step or job is; shown by ``info()``, the CLI and ``why``. Outside a job it does nothing."""
+    """Tell how far a step or job is; shown by ``info()``, the CLI and ``why``. Outside a job it does nothing.
+
+    ``note`` (at most 1,000 characters are kept) is what ``current_step().last_note`` gives the step's next try, also after
+    a crash. It rides along with the next commit: call it as often as you like.
+    """
     scope = SCOPE.get()
     if scope is not None:
-        scope.run.report(done=done, total=total, note=note)
+        scope.run.report(done=done, total=total, note=None if note is None else _as_note(note))
+
+
+def _as_note(note: object) -> str:
+    """Make a note storable: progress is not worth an error."""
+    return str(note)[:MAX_NOTE].replace("\0", "").encode("utf-8", "replace").decode()
+
+
+def publish(name: str, value: object) -> None:
+    """Make a value readable from outside, by ``job.published(name, type=…)``; the latest one of a name stands.
+
+    It rides along with the next commit, within 20 ms. In a workflow's body each call is recorded, so that a replay does not
+    bring an older value back; in a step it is published whenever the step runs. What holds for results holds for the
+    value: its size, and that a ``Secret`` is stored as its place. Raises ``NotInJob``, ``NotSerializable``, ``PayloadTooLarge``.
+    Events: ``published``, with the value's hash and size.
+    """
+    scope = SCOPE.get() or in_body("publish")
+    scope.run.publish(check_name(name, "published value"), value)
+
+
+def issue(code: str, detail: str | None = None) -> None:
+    """Note something that went wrong without failing the job: it ends as ``completed_with_issues``. Once, whatever is replayed.
+
+    ``code`` is for programs, ``detail`` for people (at most 4,000 characters). In a workflow's body only: raises ``NotInJob``.
+    """
+    scope = in_body("issue")
+    check_name(code, "issue")
+    check_text(detail, "detail", 4000)
+    key = scope.branch.next_key(f"issue:{code}")
+    flow = waits.recorded_issue(scope.run.history, scope.run.ref, key, code, detail)
+    scope.run.add_issue(key, scope.run.drive_value(flow))  # type: ignore[attr-defined]
 
 
 def cancelled() -> bool:

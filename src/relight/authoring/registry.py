@@ -17,12 +17,21 @@ import msgspec
 
 from relight.authoring.options import check_max_stalls, check_on_stall, check_priority, queue_name
 from relight.authoring.steps import BaseStep, Step
+from relight.authoring.typerefs import UNKNOWN, KnownTypes
 from relight.authoring.workflows import AnyWorkflow, BaseWorkflow, Call, SubmitOptions, WorkflowSpec
 from relight.clock import to_ms
 from relight.codec import Codec, CodecRegistry, canonical_hash
 from relight.core.changes import Who
 from relight.core.commands.jobs import SubmitJob
-from relight.errors import InvalidArgument, KindDuplicate, KindUnknown, RegistrationError
+from relight.errors import (
+    InvalidArgument,
+    KindDuplicate,
+    KindUnknown,
+    NotSerializable,
+    PayloadError,
+    PayloadTooLarge,
+    RegistrationError,
+)
 from relight.ids import JobId
 from relight.signature import Signature
 
@@ -36,6 +45,7 @@ class Registry:
 
     def __init__(self, workflows: Iterable[AnyWorkflow | ModuleType] = (), codecs: Sequence[Codec[Any]] = ()) -> None:
         self.codecs = CodecRegistry(codecs)
+        self.types = KnownTypes()
         self._workflows: dict[str, BaseWorkflow[..., Any]] = {}
         self._signatures: dict[tuple[Any, bool], Signature] = {}
         for each in workflows:
@@ -99,6 +109,36 @@ class Registry:
             found = Signature(fn, self.codecs, what=getattr(fn, "__name__", "function"), skip_self=skip_self)
             self._signatures[(fn, skip_self)] = found
         return found
+
+    def encode_for(self, type_name: str | None, value: object, *, what: str) -> str:
+        """Return a value from outside as JSON text, checked against the type that is waited for, if it is known here.
+
+        Raises ``InvalidArgument`` for a value of another type, ``NotSerializable`` and ``PayloadTooLarge``.
+        """
+        wanted = self.types.find(type_name)
+        plain = self.codecs.for_type(type(value), what=what)
+        try:
+            codec = None if wanted is UNKNOWN else self.codecs.for_type(wanted, what=what)
+        except RegistrationError:
+            codec = None  # by the codecs that are in force here; those of the job decide
+        if codec is None:
+            return plain.encode(value, what=what).decode()
+        try:
+            return codec.round_trip(value, what=what)[0].decode()
+        except PayloadTooLarge:
+            raise
+        except PayloadError as refused:
+            misfit = refused  # or it is plain JSON of that type: a mapping for a dataclass
+        try:
+            data = plain.encode(value, what=what)
+            codec.decode(data, what=what)
+        except NotSerializable:
+            pass
+        except PayloadError as refused:
+            misfit = refused
+        else:
+            return data.decode()
+        raise InvalidArgument(f"{misfit}. The job waits for just that; nothing was delivered", what=what)
 
     def unknown(self, kind: str, known: Iterable[str], place: str) -> KindUnknown:
         """Return the error for a kind that nobody registered."""

@@ -257,7 +257,8 @@ def step(fn: Any = None, /, **options: Any) -> Any:
     """Declare a step: a named unit whose outcome is recorded once.
 
     A bare ``@step`` has **one** try; a crash runs it again all the same (``in_doubt="retry"``), because a crash is not a
-    failed try. ``retry`` adds tries; ``timeout_seconds`` limits each try. ``in_doubt`` says what happens before the next
+    failed try. ``retry`` adds tries; ``timeout_seconds`` limits each try; with ``heartbeat_seconds`` one that calls ``heartbeat`` less often
+    is told to be silent by ``why``. ``in_doubt`` says what happens before the next
     try when nobody knows whether the last one happened: ``"retry"`` calls again, ``"ask"`` asks a person, ``"fail"`` fails
     the step, a function with the step's parameters returns ``Done(value)`` or ``NotDone()``. ``raises`` are error types
     that come back as themselves, on first run and replay alike; all others become ``StepFailed``. ``inputs="hash"``
@@ -297,7 +298,6 @@ def _make_step(
         raise InvalidArgument(f'inputs={inputs!r}: "full" or "hash"')
     if outside not in ("call", "error"):
         raise InvalidArgument(f'outside={outside!r}: "call" or "error"')
-    check_timeout("heartbeat_seconds", heartbeat_seconds)
     if not isinstance(raises, tuple) or not all(isinstance(t, type) and issubclass(t, Exception) for t in raises):
         raise InvalidArgument(f"raises={raises!r}: a tuple of exception types")
     reconcile = in_doubt if callable(in_doubt) else None
@@ -311,6 +311,7 @@ def _make_step(
         reconcile=reconcile,
         retry=ONE_TRY if retry is None else _check_retry(retry),
         timeout_ms=check_timeout("timeout_seconds", timeout_seconds),
+        heartbeat_ms=check_timeout("heartbeat_seconds", heartbeat_seconds),
         raises=tuple(raises),
         inputs=inputs,
         check_args=check_args,

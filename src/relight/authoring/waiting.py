@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar, overload
 
@@ -14,7 +15,7 @@ from relight.core.flow import Flow
 from relight.core.keys import check_name
 from relight.errors import InvalidArgument, WaitTimeout
 from relight.ids import short
-from relight.model import Decision
+from relight.model import Decision, Signal
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -83,50 +84,100 @@ class _SleepUntil:
         await scope.run.drive_async(flow)
 
 
-class _WaitSignal:
-    """Wait for a message of one name: kept in the order sent, each read once, those sent before the wait too.
+@dataclass(frozen=True)
+class _Received(Signal):
+    """A message as a job gets it: its payload is decoded by the engine's codecs."""
 
-    ``type`` is what the payload is decoded as. ``timeout_seconds=0`` looks without waiting. At the time limit the result
-    is ``default``, or ``WaitTimeout`` is raised; both are recorded.
+    codecs: Any = field(default=None, repr=False, compare=False)
+
+    def payload(self, type: type[T]) -> T:
+        """Decode the message's content as ``type``. Raises ``PayloadError`` when it is something else."""
+        what = f"payload of signal {self.name!r}"
+        value: T = self.codecs.for_type(type, what=what).decode(self.raw, what=what)
+        return value
+
+
+class _WaitSignal:
+    """Wait for a message of a name, or of one of several: kept in the order sent, each read once, also those sent before.
+
+    ``type`` is what the payload of a single name is decoded as; whoever sends one that does not fit is refused, where that
+    type is known. Of several names the result is a ``Signal``: which came, its ``payload(type)``, and by whom.
+    ``timeout_seconds=0`` looks without waiting. At the time limit the result is ``default``, or ``WaitTimeout`` is raised;
+    both are recorded.
     """
 
-    def _flow(self, name: str, timeout_seconds: float | None) -> tuple[Scope, Flow]:
+    def _flow(self, names: tuple[str, ...], type_: Any, timeout_seconds: float | None) -> tuple[Scope, Flow]:
         scope = in_body("wait_signal")
-        check_name(name, "signal")
-        key = scope.branch.next_key(f"signal:{name}")
+        if not names:
+            raise InvalidArgument("wait_signal() waits for a name, or for one of several")
+        for name in names:
+            check_name(name, "signal")
+        if len(set(names)) < len(names):
+            raise InvalidArgument(f"wait_signal{names!r}: each name once")
+        if (type_ is MISSING) is not (len(names) > 1):
+            raise InvalidArgument(
+                f"wait_signal{names!r}: "
+                + (
+                    "give type=, what its payload is decoded as"
+                    if len(names) == 1
+                    else "of several names, without type=: use signal.payload(type)"
+                )
+            )
+        key = scope.branch.next_key(f"signal:{'|'.join(names)}")
         timeout_ms = milliseconds("timeout_seconds", timeout_seconds)
-        return scope, waits.wait_signal(scope.run.history, scope.run.ref, key, name=name, timeout_ms=timeout_ms)
+        type_ref = None if type_ is MISSING else scope.run.type_name(type_)
+        return scope, waits.wait_signal(
+            scope.run.history, scope.run.ref, key, names=names, timeout_ms=timeout_ms, type_ref=type_ref
+        )
 
-    def _read(self, scope: Scope, name: str, type_: Any, got: Any, default: Any) -> Any:
+    def _read(self, scope: Scope, names: tuple[str, ...], type_: Any, got: Any, default: Any) -> Any:
         if got == waits.TIMED_OUT:
             if default is MISSING:
+                told = " or ".join(map(repr, names))
                 raise WaitTimeout(
-                    f"no signal {name!r} came to {scope.run.ref.kind} {short(scope.run.ref.job_id)} in time",
-                    summary=f"waited for signal {name!r}",
+                    f"no signal {told} came to {scope.run.ref.kind} {short(scope.run.ref.job_id)} in time",
+                    summary=f"waited for signal {told}",
                 )
             return default
-        codec = scope.run.registry_for().for_type(type_, what=f"signal {name!r}")
-        return codec.decode((got["payload"] or "null").encode())
+        raw = (got["payload"] or "null").encode()
+        codecs = scope.run.registry_for()
+        if type_ is MISSING:
+            return _Received(got["name"], got["by"], raw, codecs)
+        return codecs.for_type(type_, what=f"signal {names[0]!r}").decode(raw)
 
     @overload
     def __call__(self, name: str, /, *, type: type[T], timeout_seconds: float | None = None) -> T: ...
     @overload
     def __call__(self, name: str, /, *, type: type[T], timeout_seconds: float | None = None, default: D) -> T | D: ...
-    def __call__(self, name: str, /, *, type: Any, timeout_seconds: float | None = None, default: Any = MISSING) -> Any:
-        scope, flow = self._flow(name, timeout_seconds)
-        refuse_on_loop(scope, "wait_signal()", f"await wait_signal.aio({name!r}, …)")
-        return self._read(scope, name, type, scope.run.drive(flow), default)
+    @overload
+    def __call__(self, name: str, name2: str, /, *names: str, timeout_seconds: float | None = None) -> Signal: ...
+    @overload
+    def __call__(
+        self, name: str, name2: str, /, *names: str, timeout_seconds: float | None = None, default: D
+    ) -> Signal | D: ...
+    def __call__(
+        self, /, *names: str, type: Any = MISSING, timeout_seconds: float | None = None, default: Any = MISSING
+    ) -> Any:
+        scope, flow = self._flow(names, type, timeout_seconds)
+        refuse_on_loop(scope, "wait_signal()", f"await wait_signal.aio({names[0]!r}, …)")
+        return self._read(scope, names, type, scope.run.drive(flow), default)
 
     @overload
     async def aio(self, name: str, /, *, type: type[T], timeout_seconds: float | None = None) -> T: ...
     @overload
     async def aio(self, name: str, /, *, type: type[T], timeout_seconds: float | None = None, default: D) -> T | D: ...
+    @overload
+    async def aio(self, name: str, name2: str, /, *names: str, timeout_seconds: float | None = None) -> Signal: ...
+    @overload
     async def aio(
-        self, name: str, /, *, type: Any, timeout_seconds: float | None = None, default: Any = MISSING
+        self, name: str, name2: str, /, *names: str, timeout_seconds: float | None = None, default: D
+    ) -> Signal | D: ...
+    async def aio(
+        self, /, *names: str, type: Any = MISSING, timeout_seconds: float | None = None, default: Any = MISSING
     ) -> Any:
         """Wait, in async code."""
-        scope, flow = self._flow(name, timeout_seconds)
-        return self._read(scope, name, type, await scope.run.drive_async(flow), default)
+        scope, flow = self._flow(names, type, timeout_seconds)
+        return self._read(scope, names, type, await scope.run.drive_async(flow), default)
 
 
 class _Ask:

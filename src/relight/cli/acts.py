@@ -17,6 +17,7 @@ from relight.cli.options import by_option, job_argument, opened, store_option
 from relight.cli.output import say, visible
 from relight.cli.parsing import text_or_stdin
 from relight.cli.show import job_why
+from relight.cli.tokens import is_token, told
 from relight.client.core import Core
 from relight.engine.operator import release_job
 from relight.errors import Conflict, InvalidArgument
@@ -109,13 +110,22 @@ def cancel(job: str, reason: str | None, force: bool, by: str | None, store: str
 
 
 @click.command()
-@job_argument
+@click.argument("job", metavar="JOB|TOKEN")
 @reason_option
 @force_option
 @by_option
 @store_option
 def fail(job: str, reason: str | None, force: bool, by: str | None, store: str | None) -> None:
-    """End a job as failed, as cancel does."""
+    """End a job as failed, as cancel does; or what a token stands for.
+
+    A job's wait for its token then raises the reason. A token takes one answer. When there was one before, or its time is up, nothing is changed, and it says so.
+    """
+    if is_token(job):
+        if force:
+            raise InvalidArgument("--force is about a job; a token is failed at once")
+        with opened(store, by=by) as client:
+            say(told(client.fail(job, reason or "failed outside"), "failed"))
+        return
     _act(store, by, job, lambda core, job_id: core.end(job_id, code="fail", reason=reason, by=by, force=force))
 
 

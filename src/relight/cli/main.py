@@ -13,7 +13,7 @@ from typing import Any
 import click
 import msgspec
 
-from relight.cli import acts, doctor, engines, lists, log, run, show, submit, upkeep, watch, worker
+from relight.cli import acts, doctor, engines, lists, log, run, show, submit, tokens, upkeep, watch, worker
 from relight.cli.demo_command import demo
 from relight.cli.exit_codes import Exit, worth_of
 from relight.cli.later import LATER, WithLater
@@ -104,6 +104,8 @@ for _command in (
     acts.fail,
     acts.signal,
     acts.answer,
+    tokens.complete,
+    tokens.beat,
     acts.release,
     lists.recoveries,
     engines.engines,

@@ -23,6 +23,7 @@ from relight.model import (
     RunRecord,
     SignalRecord,
     StepRecord,
+    TokenRecord,
     Why,
 )
 
@@ -117,6 +118,11 @@ def signal_object(signal: SignalRecord) -> Object:
 def decision_object(decision: DecisionRecord) -> Object:
     """Return a question and its answer."""
     return _object(decision, frozenset({"job_id"}))
+
+
+def token_object(token: TokenRecord) -> Object:
+    """Return a token and its answer."""
+    return _object(token, frozenset({"job_id", "type"}))
 
 
 def quarantine_object(row: QuarantineRecord) -> Object:

@@ -17,7 +17,17 @@ from relight.client.core import Core
 from relight.core.flow import STOWED
 from relight.core.why_words import lasting, listed
 from relight.ids import JobId, short
-from relight.model import FINISHED_STEPS, DecisionRecord, JobRecord, RunRecord, SignalRecord, StepRecord, StepState, Why
+from relight.model import (
+    FINISHED_STEPS,
+    DecisionRecord,
+    JobRecord,
+    RunRecord,
+    SignalRecord,
+    StepRecord,
+    StepState,
+    TokenRecord,
+    Why,
+)
 
 SHOWN_CHARACTERS = 500
 
@@ -72,6 +82,7 @@ class _Whole:
             steps: list[StepRecord] = reads.steps(job_id)
             self.signals: list[SignalRecord] = reads.signals(job_id)
             self.decisions: list[DecisionRecord] = reads.decisions(job_id)
+            self.tokens: list[TokenRecord] = reads.tokens(job_id)
             self.quarantine = [row for row in reads.quarantine(job_id) if row.released_at is None]
             texts = [text for text in (self.job.inputs, self.job.outputs) if text and text.startswith(STOWED)]
             self.blobs = {name: reads.blob(name) for name in (text.removeprefix(STOWED) for text in texts)}
@@ -87,6 +98,7 @@ class _Whole:
             "steps": [records.step_object(step) for step in self.steps],
             "signals": [records.signal_object(signal) for signal in self.signals],
             "decisions": [records.decision_object(decision) for decision in self.decisions],
+            "tokens": [records.token_object(token) for token in self.tokens],
             "quarantine": [records.quarantine_object(row) for row in self.quarantine],
         }
 
@@ -104,7 +116,7 @@ class _Whole:
             left_out = f"; the last {len(self.steps):,}:" if len(self.steps) < self.total else ""
             yield f"  steps: {self.finished:,} of {self.total:,} finished{left_out}"
             yield from (f"    {visible(text)}" for text in map(_step_line, self.steps))
-        for title, rows in (("messages", self.signals), ("questions", self.decisions)):
+        for title, rows in (("messages", self.signals), ("questions", self.decisions), ("tokens", self.tokens)):
             if rows:
                 yield f"  {title}"
                 yield from (f"    {visible(_row_line(row))}" for row in rows)
@@ -127,7 +139,7 @@ class _Whole:
         yield "trace", job.trace_id
         yield "inputs", self._payload(job.inputs)
         yield "result", self._payload(job.outputs)
-        yield "issues", job.issues or ""
+        yield "issues", "; ".join(_issue_text(issue) for issue in records.stored_json(job.issues) or [])
 
     def _payload(self, text: str | None) -> str:
         if text is None:
@@ -163,10 +175,21 @@ def _step_line(step: StepRecord) -> str:
     return f"{step.step_key}  {step.state}  {tries}{told}".rstrip()
 
 
+def _issue_text(issue: object) -> str:
+    if not isinstance(issue, dict):
+        return str(issue)
+    detail = f" ({shortened(str(issue['detail']))})" if issue.get("detail") else ""
+    return f"{issue.get('code')}{detail}"
+
+
 def _row_line(row: msgspec.Struct) -> str:
     if isinstance(row, SignalRecord):
         read = f"read by {row.read_by}" if row.read_by else "not read yet"
         return f"{row.name}  from {row.by or 'nobody'}  {local(row.sent_at)}  {read}"
+    if isinstance(row, TokenRecord):
+        by = f" by {row.by}" if row.by else ""
+        heard = f"  last heard of {local(row.beat_at)}" if row.beat_at > row.created_at else ""
+        return f"{row.token}  {row.name}  made {local(row.created_at)}  {row.state}{by}{heard}"
     assert isinstance(row, DecisionRecord)
     answer = f": {row.choice} by {row.by}" if row.choice is not None else ""
     return f"{short(row.decision_id)}  {row.question}  asked {local(row.asked_at)}  {row.state}{answer}"

@@ -21,7 +21,7 @@ from relight.clock import Clock, SystemClock
 from relight.codec import Codec
 from relight.errors import InvalidArgument
 from relight.ids import Ids, RandomIds
-from relight.model import JobInfo, JobState, OnStall
+from relight.model import Delivery, JobInfo, JobState, OnStall
 from relight.settings import resolve
 from relight.store.open import store_at
 from relight.store.store import Probe, Store
@@ -228,6 +228,32 @@ class Client(_Opened):
         """Return jobs, newest first, at most ``limit`` (0: all); ``tags`` must all match."""
         return self.core.list_jobs(kind=kind, state=state, queue=queue, tags=tags, since=since, limit=limit)
 
+    def complete(self, token: str, value: object = None) -> Delivery:
+        """Complete what a job waits for from outside (``external``) with a value; also while no engine runs.
+
+        A token takes one answer. One that comes late (second, after its time, after the job's end) changes nothing: the
+        ``Delivery`` says so, and what was there first. Of several at once exactly one counts.
+
+        Raises ``NotFound`` for a token that no job handed out, ``InvalidArgument`` for a value of another type than the
+        job waits for (where that type is known here; else the job's ``wait`` raises), ``NotSerializable``,
+        ``PayloadTooLarge``, ``StorageUnavailable``. Events: ``external_completed``.
+        """
+        refuse_on_any_loop(f"{type(self).__name__}.complete()", _INSTEAD)
+        return self.core.complete(token, value)
+
+    def fail(self, token: str, error: str) -> Delivery:
+        """Say that what a job waits for failed: its ``wait`` raises ``StepFailed`` with this message.
+
+        Late and unknown tokens as in ``complete``. Events: ``external_failed``.
+        """
+        refuse_on_any_loop(f"{type(self).__name__}.fail()", _INSTEAD)
+        return self.core.fail_token(token, error)
+
+    def heartbeat(self, token: str, note: str | None = None) -> Delivery:
+        """Say that somebody is still at work on a token; ``why`` shows the note. Late and unknown ones as in ``complete``."""
+        refuse_on_any_loop(f"{type(self).__name__}.heartbeat()", _INSTEAD)
+        return self.core.heartbeat(token, note)
+
     def health(self) -> Mapping[str, object]:
         """Return how the store is: versions, jobs by state, live engines, what recovery still owes."""
         return self._health()
@@ -334,6 +360,18 @@ class AsyncClient(_Opened):
         return await in_thread(
             self.core.list_jobs, kind=kind, state=state, queue=queue, tags=tags, since=since, limit=limit
         )
+
+    async def complete(self, token: str, value: object = None) -> Delivery:
+        """Complete what a job waits for from outside. See ``Client.complete``."""
+        return await in_thread(self.core.complete, token, value)
+
+    async def fail(self, token: str, error: str) -> Delivery:
+        """Say that what a job waits for failed. See ``Client.fail``."""
+        return await in_thread(self.core.fail_token, token, error)
+
+    async def heartbeat(self, token: str, note: str | None = None) -> Delivery:
+        """Say that somebody is still at work on a token. See ``Client.heartbeat``."""
+        return await in_thread(self.core.heartbeat, token, note)
 
     def health(self) -> Mapping[str, object]:
         """Return how the store is. See ``Client.health``."""

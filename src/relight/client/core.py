@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from relight.authoring.registry import check_moment, check_tags, check_text, is_text
+from relight.client.outside import Outside
 from relight.client.steering import Steering
 from relight.client.submitting import Submitting
 from relight.clock import to_datetime
@@ -30,7 +31,7 @@ from relight.model import (
 from relight.store.reads import EventFilter, JobFilter
 
 
-class Core(Submitting, Steering):
+class Core(Submitting, Steering, Outside):
     """Everything that can be done to jobs from outside."""
 
     def list_jobs(

@@ -15,6 +15,7 @@ from relight.store.store import Store
 
 POLL_MS = 5
 LOOK_ANYWAY_MS = 1000
+STOP_SECONDS = 2.0
 
 
 class Ends:
@@ -94,5 +95,8 @@ class Ends:
             calls = [call for waiting in self._waiting.values() for call in waiting]
             self._waiting.clear()
             self._changed.notify()
+            thread = self._thread
         for call in calls:
             call()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(STOP_SECONDS)  # its connection is closed next, which must not happen while it reads

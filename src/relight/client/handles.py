@@ -15,6 +15,8 @@ from relight.ids import JobId, short
 from relight.model import FINAL_STATES, Event, JobInfo, JobRecord, JobState, Why
 
 R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
+FOREVER_SECONDS = 1e9
 
 
 def _timeout(seconds: float | None) -> float | None:
@@ -70,6 +72,18 @@ class _Handle(Generic[R_co]):
             job_id=self.id,
         )
 
+    def _not_published(self, name: str, seconds: float) -> WaitTimeout:
+        summary = self._core.why(self.id).summary
+        return WaitTimeout(
+            f"{self._kind or 'job'} {short(self.id)} has not published {name!r} after {seconds:g} s: {summary}",
+            summary=summary,
+            job_id=self.id,
+        )
+
+
+SLICE_SECONDS = 0.25
+"""How long an async caller's thread waits at a time: what is cancelled leaves no thread behind for longer."""
+
 
 class Job(_Handle[R_co]):
     """A job, from sync code. ``created`` is False when a submit found it already there."""
@@ -110,6 +124,21 @@ class Job(_Handle[R_co]):
             raise
         finally:
             self._core.ends.forget(JobId(self.id), over.set)
+
+    def published(self, name: str, *, type: type[T], timeout_seconds: float | None = None) -> T:
+        """Wait until it has published a value under a name, and return the latest one as ``type``.
+
+        Raises ``WaitTimeout`` (quoting ``why``) after ``timeout_seconds`` (0: look once), and ``NotFound`` when it has
+        ended without publishing it, ``PayloadError`` when the value is something else.
+        """
+        refuse_on_any_loop("published()", "Use AsyncEngine or AsyncClient, and: await job.published(…)")
+        codec = self._core.published_codec(name, type)
+        limit = _timeout(timeout_seconds)
+        text = self._core.look_until_published(self.id, name, FOREVER_SECONDS if limit is None else limit)
+        if text is None:
+            raise self._not_published(name, limit or 0)
+        value: T = codec.decode(text.encode(), what=f"published {name!r}")
+        return value
 
     def why(self) -> Why:
         """Explain why it is where it is."""
@@ -194,6 +223,23 @@ class AsyncJob(_Handle[R_co]):
             raise (await in_thread(self._timed_out, timeout_seconds)) from None
         finally:
             self._core.ends.forget(JobId(self.id), tell)
+
+    async def published(self, name: str, *, type: type[T], timeout_seconds: float | None = None) -> T:
+        """Wait until it has published a value under a name, and return the latest one as ``type``. See ``Job.published``."""
+        import asyncio
+
+        codec = self._core.published_codec(name, type)
+        limit = _timeout(timeout_seconds)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + (FOREVER_SECONDS if limit is None else limit)
+        while True:
+            left = max(until - loop.time(), 0)
+            text = await in_thread(self._core.look_until_published, self.id, name, min(left, SLICE_SECONDS))
+            if text is not None:
+                value: T = codec.decode(text.encode(), what=f"published {name!r}")
+                return value
+            if loop.time() >= until:
+                raise await in_thread(self._not_published, name, limit or 0)
 
     async def why(self) -> Why:
         """Explain why it is where it is."""

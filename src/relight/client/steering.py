@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from relight.authoring.registry import check_text
+from relight.authoring.registry import check_text, is_text
 from relight.client.session import Session
 from relight.clock import to_datetime
 from relight.core.commands import Command
@@ -36,6 +36,7 @@ from relight.model import (
     FINAL_STATES,
     DecisionRecord,
     JobRecord,
+    StepKind,
     StepState,
 )
 
@@ -68,8 +69,7 @@ class Steering(Session):
         """Deliver a message. Raises ``NotFound``, ``Conflict`` when the job has ended, ``NotSerializable``."""
         check_name(name, "signal")
         check_text(idempotency_key, "idempotency_key")
-        what = f"payload of signal {name!r}"
-        text = self.registry.codecs.for_type(type(payload), what=what).encode(payload, what=what).decode()
+        text = self._payload_text(job_id, name, payload)
         signal_id = self.ids.uuid7(self.clock.now_ms())
 
         def decide(job: JobRecord) -> Command:
@@ -103,6 +103,15 @@ class Steering(Session):
                 f'signal {name!r} was sent to {short(job_id)} under the key "{key}" with another payload', job_id=job_id
             )
         return known is not None
+
+    def _payload_text(self, job_id: str, name: str, payload: object) -> str:
+        """Encode a payload, checked against the waits for it that are open now. Raises ``InvalidArgument``."""
+        what = f"payload of signal {name!r}"
+        with self.store.reading() as reads:
+            waits = reads.waiting_for(job_id, name) if is_text(job_id) else []
+        types = {msgspec.json.decode(w.inputs).get("type") for w in waits if w.inputs and w.kind is StepKind.SIGNAL}
+        wanted = types.pop() if len(types) == 1 else None  # of several, whichever reads it decides
+        return self.registry.encode_for(wanted, payload, what=what)
 
     @staticmethod
     def _refuse_ended(job: JobRecord, verb: str) -> None:

@@ -74,6 +74,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     steps: list[StepRecord]
     signals: list[Any]
     decisions: list[Any]
+    tokens: list[Any]
     quarantine: list[Any]
     events: list[EventRecord]
 
@@ -176,6 +177,7 @@ class World:
                 reads.steps(job_id),
                 reads.signals(job_id),
                 reads.decisions(job_id),
+                reads.tokens(job_id),
                 reads.quarantine(job_id),
                 reads.events(EventFilter(job_id=job_id, limit=0)),
             )

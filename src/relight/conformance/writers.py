@@ -468,12 +468,18 @@ class Engine(Writer):
         """Record a failed try."""
         self.do(self.failing_try(run, key, state, **more))
 
+    def waiting(
+        self, run: JobRef, key: str, kind: StepKind, waits_for: str | None = None, until: int | None = None
+    ) -> ct.BeginWait:
+        """Return the command that begins a durable wait."""
+        name = key.partition("#")[0]
+        return ct.BeginWait(job=run, step_key=StepKey(key), kind=kind, name=name, until=until, waits_for=waits_for)
+
     def wait(
         self, run: JobRef, key: str, kind: StepKind, waits_for: str | None = None, until: int | None = None
     ) -> None:
         """Begin a durable wait."""
-        name = key.partition("#")[0]
-        self.do(ct.BeginWait(job=run, step_key=StepKey(key), kind=kind, name=name, until=until, waits_for=waits_for))
+        self.do(self.waiting(run, key, kind, waits_for, until))
 
     def ask(self, run: JobRef, key: str = "ask#0", expires_at: int | None = None) -> str:
         """Ask a person; return the question's id."""

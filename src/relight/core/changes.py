@@ -118,6 +118,7 @@ class BeginStep(Row, frozen=True, array_like=True):
     waits_for: str | None
     code_ref: str | None
     at: int
+    heartbeat_ms: int | None = None
 
 
 class UpdateStep(Row, frozen=True, array_like=True):
@@ -411,6 +412,65 @@ class SetProgress(Row, frozen=True, array_like=True):
     progress: str
 
 
+class NoteStep(Row, frozen=True, array_like=True):
+    """A sign of life of a try that is running, with what it said last. Its count is not checked."""
+
+    op = "note_steps"
+    job_id: str
+    step_key: str
+    run_id: str
+    note: str | None
+    at: int
+
+
+class NewToken(Row, frozen=True, array_like=True):
+    """A token handed out by a run."""
+
+    op = "new_tokens"
+    token: str
+    job_id: str
+    step_key: str
+    name: str
+    type: str | None
+    at: int
+    expires_at: int | None
+    heartbeat_ms: int | None
+
+
+class BeatToken(Row, frozen=True, array_like=True):
+    """A sign of life of whoever works on an open token. Of several in one batch the last stands."""
+
+    op = "beat_tokens"
+    token: str
+    job_id: str
+    note: str | None
+    at: int
+
+
+class CloseToken(Row, frozen=True, array_like=True):
+    """The one answer to an open token: completed or failed within its time, or expired because its time is up."""
+
+    op = "close_tokens"
+    token: str
+    job_id: str
+    state: str
+    value: str | None
+    error: str | None
+    by: str | None
+    at: int
+
+
+class PutPublished(Row, frozen=True, array_like=True):
+    """A value that a running run makes readable from outside; the latest stands."""
+
+    op = "put_published"
+    job_id: str
+    run_id: str
+    name: str
+    value: str
+    at: int
+
+
 class WakeDue(Row, frozen=True, array_like=True):
     """Jobs whose timer has run out become claimable: one row for all of them. Its count is not checked."""
 
@@ -427,6 +487,11 @@ OPS: tuple[type[Row], ...] = (
     BeginStep,
     UpdateStep,
     SetProgress,
+    NoteStep,
+    NewToken,
+    BeatToken,
+    CloseToken,
+    PutPublished,
     NewSignal,
     ReadSignal,
     NewDecision,

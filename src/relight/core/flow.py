@@ -66,7 +66,7 @@ class Invoke(msgspec.Struct, frozen=True):
 class Park(msgspec.Struct, frozen=True):
     """Wait, in memory for a while and then put away, until a time or until what is waited for comes.
 
-    ``key`` and ``try_number`` name the record that waits. Sends back ``"due"`` or ``"arrived"``, or leaves with
+    ``key`` and ``try_number`` name the record that waits; ``also`` are further (key, what it waits for) of the same wait. Sends back ``"due"`` or ``"arrived"``, or leaves with
     CancelRequested or Suspending.
     """
 
@@ -75,6 +75,7 @@ class Park(msgspec.Struct, frozen=True):
     until: int | None
     key: StepKey
     try_number: int = 1
+    also: tuple[tuple[StepKey, str], ...] = ()
 
 
 class LookDecision(msgspec.Struct, frozen=True):
@@ -101,6 +102,10 @@ class Now(msgspec.Struct, frozen=True):
 
 class NewId(msgspec.Struct, frozen=True):
     """Make an id. Sends back a UUIDv7."""
+
+
+class NewToken(msgspec.Struct, frozen=True):
+    """Make a secret name. Sends back 32 unguessable characters."""
 
 
 class Mismatch(msgspec.Struct, frozen=True):
@@ -180,6 +185,7 @@ class StepSpec:
     reconcile: Callable[..., Any] | None = None
     retry: Retry = ONE_TRY
     timeout_ms: int | None = None
+    heartbeat_ms: int | None = None
     raises: tuple[type[Exception], ...] = ()
     inputs: Literal["full", "hash"] = "full"
     check_args: bool = True
@@ -252,7 +258,7 @@ def _argument_mismatch(record: StepRecord, step: StepSpec, call: StepCall, diffe
 
 def _replayed(record: StepRecord, step: StepSpec, call: StepCall) -> Flow:
     if record.state is StepState.FAILED:
-        raise _as_raised(read_failure(record.error or "{}"), step, call)
+        raise as_raised(read_failure(record.error or "{}"), step, call)
     text = yield Unstow(record.outcome or "null")
     try:
         return call.result.decode(text.encode())
@@ -261,7 +267,7 @@ def _replayed(record: StepRecord, step: StepSpec, call: StepCall) -> Flow:
         yield Mismatch(call.key, "outcome", detail, digest(text), "")
 
 
-def _as_raised(failure: Failure, step: StepSpec, call: StepCall) -> Exception:
+def as_raised(failure: Failure, step: StepSpec, call: StepCall) -> Exception:
     """Return what a workflow gets for a failed step: a declared error as itself, everything else as ``StepFailed``."""
     if failure.declared is not None:
         for declared in step.raises:
@@ -355,6 +361,7 @@ def _one_try(job: JobRef, step: StepSpec, call: StepCall, try_number: int) -> Fl
         inputs=inputs,
         code_ref=step.code_ref,
         until=None if step.timeout_ms is None else began_at + step.timeout_ms,
+        heartbeat_ms=step.heartbeat_ms,
     )
     yield Persist(begin, lazy=step.policy == "retry")
     got: Returned | Raised = yield Invoke(step, call, try_number)
@@ -393,9 +400,9 @@ def _record_failure(
 ) -> Flow:
     """Record a failed try; return when the next one is, or raise what the workflow gets when there is none."""
     error = raised.error
-    declared = _declared(step, call, error)
+    declared = declared_text(step, call, error)
     certain = _certain(step, raised)
-    failure = failure_of(error, tries=try_number, certain=certain, details=_details(error), declared=declared)
+    failure = failure_of(error, tries=try_number, certain=certain, details=details_text(error), declared=declared)
     now_ms: int = yield Now()
     next_at = None
     if not isinstance(error, step.raises):
@@ -404,7 +411,9 @@ def _record_failure(
             next_at = step.retry.next_try_at(try_number, error, seed, now_ms=now_ms, first_ms=first_ms)
         except Exception as broken:  # boundary: the user's predicate of Retry(on=…); a failure it cannot judge is final
             error.add_note(f"and Retry(on=…) of {step.name} raised {type(broken).__name__}: {broken}")
-            failure = failure_of(error, tries=try_number, certain=certain, details=_details(error), declared=declared)
+            failure = failure_of(
+                error, tries=try_number, certain=certain, details=details_text(error), declared=declared
+            )
     state = StepState.FAILED if next_at is None else StepState.BACKOFF if certain else StepState.IN_DOUBT
     yield Persist(
         FailTry(
@@ -418,11 +427,11 @@ def _record_failure(
         )
     )
     if next_at is None:
-        raise _as_raised(failure, step, call)
+        raise as_raised(failure, step, call)
     return next_at
 
 
-def _declared(step: StepSpec, call: StepCall, error: Exception) -> str | None:
+def declared_text(step: StepSpec, call: StepCall, error: Exception) -> str | None:
     """Return a declared error in its stored form; None for any other, and for one that cannot be stored."""
     if not isinstance(error, step.raises):
         return None
@@ -432,7 +441,8 @@ def _declared(step: StepSpec, call: StepCall, error: Exception) -> str | None:
         return None  # it comes back as StepFailed, on the first run too
 
 
-def _details(error: Exception) -> str | None:
+def details_text(error: Exception) -> str | None:
+    """Return the details that a ``StepError`` carries, as JSON text."""
     if not isinstance(error, StepError) or error.details is None:
         return None
     try:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from relight.core.keys import branch_of, doubt_key
+from relight.core.keys import branch_of, doubt_key, is_part
 from relight.errors import InvalidArgument, RegistrationError
 from relight.ids import StepKey
 from relight.model import FINISHED_STEPS, StepKind, StepRecord, StepState
@@ -29,7 +29,7 @@ class History:
         self._called: dict[StepKey, object] = {}
         self._functions: dict[str, tuple[object, str]] = {}
         for key, record in self._records.items():
-            if "?" in key:
+            if "?" in key or is_part(key):
                 continue
             self._unread.setdefault(branch_of(key), set()).add(key)
             has_outcome = record.state in (StepState.COMPLETED, StepState.FAILED)

@@ -59,6 +59,16 @@ def doubt_key(key: str, number: int) -> StepKey:
     return StepKey(f"{key}?{number}")
 
 
+def part_key(key: str, number: int) -> StepKey:
+    """Return the key of a further row of one wait (from 1): replay asks only for the wait's own."""
+    return StepKey(f"{key}!{number}")
+
+
+def is_part(key: str) -> bool:
+    """Tell whether a key is that of a further row of a wait."""
+    return "!" in key.partition("[")[0]
+
+
 def branch_of(key: str) -> str:
     """Return the branch path of a key; explicit keys belong to no branch (None would say the same: they are never ahead)."""
     plain = key.partition("[")[0]

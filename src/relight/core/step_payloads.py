@@ -23,6 +23,7 @@ from relight.core.payloads import (
 from relight.model import InDoubtPolicy, JobState, StepKind
 
 Settlement = Literal["done", "not_done", "failed"]
+Expiry = Literal["timeout", "heartbeat"]
 
 # Steps.
 
@@ -226,11 +227,12 @@ class ExternalFailed(EventPayload, frozen=True, kw_only=True):
 
 
 class ExternalExpired(EventPayload, frozen=True, kw_only=True):
-    """Nobody outside answered in time, or beat in time."""
+    """Nobody outside answered in time (``timeout``), or beat in time (``heartbeat``)."""
 
     kind = "external_expired"
     actors = SYSTEM
     name: str
+    reason: Expiry
 
 
 class Published(EventPayload, frozen=True, kw_only=True):

@@ -41,6 +41,7 @@ from relight.core.flow import (
     digest,
 )
 from relight.core.history import History
+from relight.core.keys import part_key
 from relight.errors import Conflict, IdempotencyMismatch
 from relight.ids import JobId, StepKey
 from relight.model import Actor, DecisionRecord, JobRecord, JobState, SignalRecord, StepKind, StepRecord, StepState
@@ -66,7 +67,7 @@ class LookOwners(msgspec.Struct, frozen=True):
     children: tuple[SubmitJob, ...]
 
 
-def _open(history: History, key: StepKey, kind: StepKind) -> Flow:
+def open_wait(history: History, key: StepKey, kind: StepKind) -> Flow:
     """Find a wait's record; ask to enter when it is not finished. Returns the record, or None for a wait to begin.
 
     One that was cancelled by a sibling stays cancelled; one that an operator's retry opened again begins anew.
@@ -76,7 +77,7 @@ def _open(history: History, key: StepKey, kind: StepKind) -> Flow:
         yield Mismatch(key, "other_kind", f"{key} was recorded as {record.kind} and is now {kind}", "", "")
     if record is not None and record.state is StepState.ABANDONED:
         yield Abandoned(key)
-    if _over(record):
+    if is_over(record):
         return record
     yield Enter(key)
     ahead = history.ahead_of(key)
@@ -85,22 +86,25 @@ def _open(history: History, key: StepKey, kind: StepKind) -> Flow:
     return record if record is not None and record.state is StepState.WAITING else None
 
 
-def _over(record: StepRecord | None) -> TypeGuard[StepRecord]:
+def is_over(record: StepRecord | None) -> TypeGuard[StepRecord]:
+    """Tell whether a wait has its outcome."""
     return record is not None and record.state is StepState.COMPLETED
 
 
-def _read(record: StepRecord) -> Any:
+def read_outcome(record: StepRecord) -> Any:
+    """Return a recorded outcome."""
     return msgspec.json.decode(record.outcome or "null")
 
 
-def _text(value: object) -> str:
+def as_text(value: object) -> str:
+    """Return an outcome in its stored form."""
     return msgspec.json.encode(value).decode()
 
 
 def sleep_until(history: History, job: JobRef, key: StepKey, *, seconds: float | None, until_ms: int | None) -> Flow:
     """Wait for a time. A duration counts from the first time it was asked for."""
-    record = yield from _open(history, key, StepKind.SLEEP)
-    if _over(record):
+    record = yield from open_wait(history, key, StepKind.SLEEP)
+    if is_over(record):
         return None
     if record is None:
         now_ms: int = yield Now()
@@ -113,17 +117,32 @@ def sleep_until(history: History, job: JobRef, key: StepKey, *, seconds: float |
     return None
 
 
-def wait_signal(history: History, job: JobRef, key: StepKey, *, name: str, timeout_ms: int | None) -> Flow:
-    """Wait for a message. Returns ``{"name", "by", "payload"}`` (payload as JSON text), or ``"timeout"``."""
-    record = yield from _open(history, key, StepKind.SIGNAL)
-    if _over(record):
-        return _read(record)
+def wait_signal(
+    history: History,
+    job: JobRef,
+    key: StepKey,
+    *,
+    names: tuple[str, ...],
+    timeout_ms: int | None,
+    type_ref: str | None = None,
+) -> Flow:
+    """Wait for a message of one of some names. Returns ``{"name", "by", "payload"}`` (payload as JSON text), or ``"timeout"``.
+
+    Each name but the first has a row of its own beside the wait's, under ``key!1`` and so on: whoever sends a message finds
+    the waits of its name. ``type_ref`` is the type that is waited for, as ``authoring/typerefs.py`` writes it.
+    """
+    # A look without waiting has one row only: nobody is to be woken.
+    also = () if timeout_ms == 0 else tuple((part_key(key, i), name) for i, name in enumerate(names[1:], 1))
+    keys = tuple(each for each, _ in also)
+    record = yield from open_wait(history, key, StepKind.SIGNAL)
+    if is_over(record):
+        return read_outcome(record)
     until: int | None = None if record is None else record.until
     if record is None and timeout_ms is not None:
         until = (yield Now()) + timeout_ms
     fresh = record is None
     while True:
-        found: SignalRecord | None = yield LookSignal((name,))
+        found: SignalRecord | None = yield LookSignal(names)
         if found is not None:
             outcome = {"name": found.name, "by": found.by, "payload": found.payload}
             read = ConsumeSignal(
@@ -132,8 +151,9 @@ def wait_signal(history: History, job: JobRef, key: StepKey, *, name: str, timeo
                 signal_id=found.signal_id,
                 name=found.name,
                 payload_hash=digest(found.payload or "null"),
-                outcome=_text(outcome),
+                outcome=as_text(outcome),
                 fresh=fresh,
+                also=() if fresh else keys,
             )
             try:
                 yield Persist(read)
@@ -141,13 +161,20 @@ def wait_signal(history: History, job: JobRef, key: StepKey, *, name: str, timeo
                 continue  # another arm of this job read it first; look for the next one
             return outcome
         if fresh:
-            yield Persist(
-                BeginWait(job=job, step_key=key, kind=StepKind.SIGNAL, name=name, until=until, waits_for=name),
-                lazy=timeout_ms == 0,
+            begin = BeginWait(
+                job=job,
+                step_key=key,
+                kind=StepKind.SIGNAL,
+                name="|".join(names),
+                until=until,
+                waits_for=names[0],
+                inputs=None if type_ref is None else as_text({"type": type_ref}),
+                also=also,
             )
+            yield Persist(begin, lazy=timeout_ms == 0)
             fresh = False
-        if timeout_ms == 0 or (yield Park(StepKind.SIGNAL, name, until, key)) == "due":
-            yield Persist(EndWait(job=job, step_key=key, outcome=_text(TIMED_OUT)))
+        if timeout_ms == 0 or (yield Park(StepKind.SIGNAL, names[0], until, key, also=also)) == "due":
+            yield Persist(EndWait(job=job, step_key=key, outcome=as_text(TIMED_OUT), also=keys))
             return TIMED_OUT
 
 
@@ -166,9 +193,9 @@ def ask(history: History, job: JobRef, key: StepKey, question: Question) -> Flow
 
     A question that was withdrawn while the job waits on (it had been ended by force, and is retried) is asked anew.
     """
-    record = yield from _open(history, key, StepKind.ASK)
-    if _over(record):
-        return _read(record)
+    record = yield from open_wait(history, key, StepKind.ASK)
+    if is_over(record):
+        return read_outcome(record)
     if record is not None and record.waits_for is not None:
         decision_id, until = record.waits_for, record.until
     else:
@@ -178,7 +205,7 @@ def ask(history: History, job: JobRef, key: StepKey, question: Question) -> Flow
         if came == "due":
             expired: dict[str, object] = {"id": decision_id, "expired_at": until}
             try:
-                yield Persist(ExpireDecision(job=job, step_key=key, decision_id=decision_id, outcome=_text(expired)))
+                yield Persist(ExpireDecision(job=job, step_key=key, decision_id=decision_id, outcome=as_text(expired)))
             except Conflict:
                 pass  # answered, or expired by a timer, in the same moment: its row says which
             else:
@@ -186,7 +213,7 @@ def ask(history: History, job: JobRef, key: StepKey, question: Question) -> Flow
         row: DecisionRecord = yield LookDecision(decision_id)
         if row.state != "withdrawn":
             outcome = _outcome_of(row)
-            yield Persist(EndWait(job=job, step_key=key, outcome=_text(outcome)))
+            yield Persist(EndWait(job=job, step_key=key, outcome=as_text(outcome)))
             return outcome
         decision_id, until = yield from _put_question(job, key, question)
 
@@ -201,7 +228,7 @@ def _put_question(job: JobRef, key: StepKey, question: Question) -> Flow:
             step_key=key,
             decision_id=decision_id,
             question=question.text,
-            options=_text(question.options),
+            options=as_text(question.options),
             preview=question.preview,
             preview_hash=None if question.preview is None else digest(question.preview),
             expires_at=until,
@@ -218,9 +245,9 @@ def _outcome_of(row: DecisionRecord) -> dict[str, object]:
 
 def start_children(history: History, job: JobRef, key: StepKey, children: Sequence[SubmitJob]) -> Flow:
     """Start child jobs in one transaction. Returns their ids, in order; a replay finds the same ones."""
-    record = yield from _open(history, key, StepKind.CHILD)
-    if _over(record):
-        return _read(record)
+    record = yield from open_wait(history, key, StepKind.CHILD)
+    if is_over(record):
+        return read_outcome(record)
     first = _first_of_each_key(children)
     stowed: dict[JobId, SubmitJob] = {}
     while True:
@@ -233,7 +260,7 @@ def start_children(history: History, job: JobRef, key: StepKey, children: Sequen
                 stowed[child.job_id] = msgspec.structs.replace(child, inputs=(yield Stow(child.inputs)))
         fresh = tuple(stowed.get(child.job_id, child) for child in fresh)
         try:
-            yield Persist(StartChildren(job=job, step_key=key, name="start", children=fresh, outcome=_text(ids)))
+            yield Persist(StartChildren(job=job, step_key=key, name="start", children=fresh, outcome=as_text(ids)))
         except Conflict:
             again: dict[tuple[str, str], JobId] = yield LookOwners(tuple(children))
             if again == owners:
@@ -258,9 +285,9 @@ def _first_of_each_key(children: Sequence[SubmitJob]) -> dict[tuple[str, str], J
 
 def child_result(history: History, job: JobRef, key: StepKey, child_id: JobId, timeout_ms: int | None) -> Flow:
     """Wait for a job's end. Returns ``{"state", "outputs", "error"}`` (payloads as JSON text), or ``"timeout"``."""
-    record = yield from _open(history, key, StepKind.CHILD_RESULT)
-    if _over(record):
-        return _read(record)
+    record = yield from open_wait(history, key, StepKind.CHILD_RESULT)
+    if is_over(record):
+        return read_outcome(record)
     until: int | None = None if record is None else record.until
     if record is None and timeout_ms is not None:
         until = (yield Now()) + timeout_ms
@@ -277,7 +304,7 @@ def child_result(history: History, job: JobRef, key: StepKey, child_id: JobId, t
             )
             begun = True
         if timeout_ms == 0 or (yield Park(StepKind.CHILD_RESULT, child_id, until, key)) == "due":
-            yield Persist(EndWait(job=job, step_key=key, outcome=_text(TIMED_OUT)))
+            yield Persist(EndWait(job=job, step_key=key, outcome=as_text(TIMED_OUT)))
             return TIMED_OUT
     outcome = {"state": child.state, "outputs": child.outputs, "error": child.error}
     if not begun:
@@ -288,7 +315,7 @@ def child_result(history: History, job: JobRef, key: StepKey, child_id: JobId, t
         )
     told = ev.ChildFinished(child_job_id=child_id, state=child.state)
     yield Persist(
-        EndWait(job=job, step_key=key, outcome=_text(outcome), tells=(told,), who=Who(Actor.SYSTEM, "children"))
+        EndWait(job=job, step_key=key, outcome=as_text(outcome), tells=(told,), who=Who(Actor.SYSTEM, "children"))
     )
     return outcome
 
@@ -296,12 +323,31 @@ def child_result(history: History, job: JobRef, key: StepKey, child_id: JobId, t
 def recorded_now(history: History, job: JobRef, key: StepKey) -> Flow:
     """Return the time in ms as it was when first asked; durable before the next step's function is called."""
     record = history.call(key)
-    if _over(record):
-        return _read(record)
+    if is_over(record):
+        return read_outcome(record)
     yield Enter(key)
     now_ms: int = yield Now()
-    yield Persist(RecordValue(job=job, step_key=key, name="now", outcome=_text(now_ms)), lazy=True)
+    yield Persist(RecordValue(job=job, step_key=key, name="now", outcome=as_text(now_ms)), lazy=True)
     return now_ms
+
+
+def recorded_issue(history: History, job: JobRef, key: StepKey, code: str, detail: str | None) -> Flow:
+    """Return an issue as it was noted first: ``{"code", "detail"}``."""
+    record = history.call(key)
+    if is_over(record):
+        return read_outcome(record)
+    yield Enter(key)
+    noted = {"code": code, "detail": detail}
+    yield Persist(RecordValue(job=job, step_key=key, name="issue", outcome=as_text(noted)), lazy=True)
+    return noted
+
+
+def published_before(history: History, key: StepKey) -> Flow:
+    """Tell whether this call published in an earlier run; if not, ask to enter."""
+    if is_over(history.call(key)):
+        return True
+    yield Enter(key)
+    return False
 
 
 ENDED_WELL = frozenset({JobState.COMPLETED, JobState.COMPLETED_WITH_ISSUES})

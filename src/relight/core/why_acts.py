@@ -25,6 +25,7 @@ from relight.model import (
     StepKind,
     StepRecord,
     StepState,
+    TokenRecord,
 )
 
 MISMATCH = "history_mismatch"
@@ -44,6 +45,8 @@ class Act(StrEnum):
     SETTLE = "settle"
     """Say whether a step in doubt happened, ahead of replay."""
     SIGNAL = "signal"
+    COMPLETE = "complete"
+    """Answer a token that the job handed out and waits for, or say that somebody is still at work on it."""
     RESUME = "resume"
     RETRY = "retry"
     RELEASE = "release"
@@ -76,6 +79,8 @@ def allowed_acts(job: JobRecord, facts: Facts) -> frozenset[Act]:
         acts.add(Act.SETTLE)
     if awaited_signals(facts):
         acts.add(Act.SIGNAL)
+    if awaited_tokens(facts):
+        acts.add(Act.COMPLETE)
     if engine_to_fence(facts) is not None:
         acts.add(Act.FENCE)
     for target, act in ((JobState.CANCELLED, Act.CANCEL), (JobState.FAILED, Act.FAIL)):
@@ -131,6 +136,14 @@ def awaited_signals(facts: Facts) -> list[str]:
     return [name for name in dict.fromkeys(s.waits_for or s.name for s in waits) if name not in sent]
 
 
+def awaited_tokens(facts: Facts) -> list[TokenRecord]:
+    """Return the tokens that the job waits for and that may still be answered, the oldest first; none when it is to end."""
+    if facts.job.cancel_code is not None:
+        return []
+    waits = {s.waits_for for s in facts.store.steps if s.kind is StepKind.EXTERNAL and s.state is StepState.WAITING}
+    return [t for t in facts.store.tokens if t.token in waits and (t.expires_at is None or t.expires_at > facts.now_ms)]
+
+
 def engine_to_fence(facts: Facts) -> EngineId | None:
     """Return the engine whose death only a person may vouch for: one that holds the job, or runs it and is not heard of."""
     job, owner = facts.job, facts.store.owner
@@ -156,6 +169,16 @@ def commands(act: Act, facts: Facts) -> list[str]:
             ]
         case Act.SIGNAL:
             return [f"relight signal {job} {_word(name)}" for name in awaited_signals(facts)[:_SHOWN]]
+        case Act.COMPLETE:
+            return [
+                f"relight {how}"
+                for token in awaited_tokens(facts)[:_SHOWN]
+                for how in (
+                    f"complete {_word(token.token)} --json VALUE",
+                    f"fail {_word(token.token)} --reason TEXT",
+                    *([f"beat {_word(token.token)}"] if token.heartbeat_ms is not None else []),
+                )
+            ]
         case Act.RESUME:
             return [f"relight resume {job}", *([f"relight resume {job} --accept"] if is_mismatch(facts.job) else [])]
         case Act.RETRY:

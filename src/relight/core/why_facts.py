@@ -21,6 +21,7 @@ from relight.model import (
     RunRecord,
     SignalRecord,
     StepRecord,
+    TokenRecord,
 )
 
 
@@ -48,7 +49,7 @@ class JobFacts(msgspec.Struct, frozen=True, array_like=True):
     """What a store says of one job, in the order of the query ``job_facts``.
 
     ``runs`` are its last ones, ``marks`` its last events of the kinds that are evidence, both newest first. ``steps`` are
-    the unfinished ones, then the last that failed. ``owner`` is the engine of its last run.
+    the unfinished ones, then the last that failed. ``tokens`` are the open ones, without type and value. ``owner`` is the engine of its last run.
     """
 
     job: JobRecord
@@ -57,6 +58,7 @@ class JobFacts(msgspec.Struct, frozen=True, array_like=True):
     counts: StepCounts = StepCounts()
     decisions: tuple[DecisionRecord, ...] = ()
     unread: tuple[SignalRecord, ...] = ()
+    tokens: tuple[TokenRecord, ...] = ()
     quarantine: QuarantineRecord | None = None
     marks: tuple[Mark, ...] = ()
     owner: EngineRecord | None = None

@@ -16,6 +16,9 @@ from relight.model import EngineState, JobState, StepRecord, StepState, Verdict
 MANY_STEPS = 20_000
 """Beyond so many recorded steps a job is told to be long (source: API 2.7)."""
 
+MAX_LEFT_MS = 90 * 86_400_000
+"""Beyond this a pace says nothing."""
+
 # Running.
 
 
@@ -76,7 +79,31 @@ def _silent_steps(case: Case) -> list[Found]:
                 step.until if step.until is not None else mark.ts if mark is not None else step.begun_at
             ) - step.begun_at
             known[step.step_key] = LiveStep(step_key=step.step_key, since=step.begun_at, timeout_ms=limit)
-    return [_silent(case, step) for step in list(known.values())[:3]]
+    found = [_silent(case, step) for step in list(known.values())]
+    missed = [s for s in _in_flight(case) if s.step_key not in known and _misses_heartbeat(case, s)]
+    return [*found, *(_without_heartbeat(case, step) for step in missed)][:3]
+
+
+def _last_sign(step: StepRecord) -> int:
+    return max(step.begun_at, step.beat_at or 0)
+
+
+def _misses_heartbeat(case: Case, step: StepRecord) -> bool:
+    return step.heartbeat_ms is not None and case.facts.now_ms - _last_sign(step) > step.heartbeat_ms
+
+
+def _without_heartbeat(case: Case, step: StepRecord) -> Found:
+    key, since = plain(step.step_key, 80), _last_sign(step)
+    said = f" ({plain(step.note, 80)})" if step.note else ""
+    promised = f"it was to give a sign of life every {lasting(step.heartbeat_ms or 0)}"
+    silent = f"{key} has been silent for {case.words.past(since)}{said}; {promised}"
+    return Found(
+        code="silent_step",
+        since=since,
+        sentence=f"{case.who} makes no progress: {silent}",
+        detail=f"{silent}; a cancel takes effect when it returns, a restart of its engine resumes the job",
+        evidence=case.evidence("step_began", step_key=step.step_key),
+    )
 
 
 def _silent(case: Case, step: LiveStep) -> Found:
@@ -157,10 +184,28 @@ def _busy(case: Case, busy: list[StepRecord]) -> Found:
     return Found(
         code="running",
         since=busy[0].begun_at if busy else started,
-        sentence=f"{case.who} runs {case.words.since(started)}: {far or doing}{heard}{where}{attempt}",
+        sentence=f"{case.who} runs{'' if far else ' ' + case.words.since(started)}: {far or doing}{heard}{where}{attempt}"
+        + _left(case),
         detail=f"{doing}{where}, attempt {job.attempt}{long}",
         evidence=case.evidence("step_began", step_key=busy[0].step_key) if busy else case.evidence("run_started"),
     )
+
+
+def _left(case: Case) -> str:
+    """Say how long the rest takes at the pace so far: ``, about 9 min left``."""
+    told = read_map(case.job.progress)
+    names = ("done", "total", "at", "from_done", "from_at")
+    done, total, at, from_done, from_at = (_number(told.get(name)) for name in names)
+    if done is None or total is None or at is None or from_done is None or from_at is None:
+        return ""
+    if done <= from_done or at <= from_at or done >= total:
+        return ""
+    left_ms = (total - done) * (at - from_at) / (done - from_done) - (case.facts.now_ms - at)
+    return f", about {lasting(int(left_ms))} left" if 0 < left_ms < MAX_LEFT_MS else ""
+
+
+def _number(value: object) -> float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _nth_try(step: StepRecord) -> str:

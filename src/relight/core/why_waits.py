@@ -10,11 +10,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from relight.core.flow import idempotency_key
+from relight.core.keys import is_part
 from relight.core.why_acts import Act, doubted_step, doubts
 from relight.core.why_case import Case, Found, failure_words
 from relight.core.why_words import count, listed, plain
 from relight.ids import JobId, StepKey, short
 from relight.model import DecisionRecord, JobState, StepKind, StepRecord, StepState
+
+TOKENS = 20
+"""How many open tokens of a job are among its facts."""
 
 _ALIKE = 3
 """How many causes of one code are told one by one."""
@@ -35,6 +39,8 @@ def waits(case: Case) -> list[Found]:
     """Return what a job waits for, the weightiest first; empty when it waits for nothing that is recorded."""
     found = []
     for step in case.facts.store.steps:
+        if is_part(step.step_key):
+            continue  # a further row of a wait for several signals
         if step.state is StepState.WAITING and not _is_over(case, step):
             found.append(_WAITS.get(step.kind.value, _external)(case, step))
         elif step.state is StepState.BACKOFF and step.until:
@@ -54,7 +60,17 @@ def _is_over(case: Case, step: StepRecord) -> bool:
     """Tell whether what a wait is for has come, so that only its run has to notice."""
     if step.kind is StepKind.ASK:
         return all(question.decision_id != step.waits_for for question in case.facts.store.decisions)
-    return step.kind is StepKind.SIGNAL and any(s.name == step.waits_for for s in case.facts.store.unread)
+    if step.kind is StepKind.EXTERNAL:
+        tokens = case.facts.store.tokens
+        return len(tokens) < TOKENS and all(token.token != step.waits_for for token in tokens)
+    names = _names(case, step)
+    return step.kind is StepKind.SIGNAL and any(s.name in names for s in case.facts.store.unread)
+
+
+def _names(case: Case, step: StepRecord) -> list[str]:
+    """Return the names of the signals that a wait is for: its own, and those of its further rows."""
+    parts = (s for s in case.facts.store.steps if s.step_key.startswith(f"{step.step_key}!") and is_part(s.step_key))
+    return [s.waits_for or s.name for s in (step, *parts)]
 
 
 def _thinned(found: list[Found]) -> list[Found]:
@@ -133,12 +149,12 @@ def _doubtful_pause(case: Case, step: StepRecord) -> Found:
 
 
 def _signal(case: Case, step: StepRecord) -> Found:
-    name = plain(step.waits_for or step.name, 80)
+    told = " or ".join(f'"{plain(name, 80)}"' for name in _names(case, step))
     return Found(
         code="waiting_signal",
         since=step.begun_at,
-        sentence=f'{case.who} waits for the signal "{name}" {case.words.since(step.begun_at)}{_limit(case, step.until)}',
-        detail=f'{step.step_key} waits for "{name}"{_limit(case, step.until)}',
+        sentence=f"{case.who} waits for the signal {told} {case.words.since(step.begun_at)}{_limit(case, step.until)}",
+        detail=f"{step.step_key} waits for {told}{_limit(case, step.until)}",
         evidence=case.evidence("wait_started", step_key=step.step_key),
         next_ms=step.until,
         acts=frozenset({Act.SIGNAL}),
@@ -256,9 +272,57 @@ def _child(case: Case, step: StepRecord) -> Found:
     )
 
 
+def _token(case: Case, step: StepRecord) -> Found:
+    """Explain a wait for somebody outside, by the token that they were given."""
+    token = next((t for t in case.facts.store.tokens if t.token == step.waits_for), None)
+    if token is None:
+        return _external(case, step)
+    name = plain(token.name, 80)
+    limits = [at for at in (step.until, token.expires_at) if at is not None]
+    limit = _limit(case, min(limits, default=None))
+    heard, silent_at = "", None
+    if token.beat_at > token.created_at:
+        said = f" ({plain(token.note, 80)})" if token.note else ""
+        heard = f", last heartbeat {case.words.past(token.beat_at)} ago{said}"
+    if token.heartbeat_ms is not None:
+        silent_at = token.beat_at + token.heartbeat_ms
+        heard = heard or ", no heartbeat yet"
+        over = silent_at <= case.facts.now_ms
+        heard += f", {'due since' if over else 'the next is due by'} {case.words.moment(silent_at)}"
+    since = case.words.since(token.created_at)
+    return Found(
+        code="waiting_external",
+        since=token.created_at,
+        sentence=f'{case.who} waits for "{name}" to be completed from outside {since}{heard}{limit}',
+        detail=f'{plain(step.step_key, 80)} waits for "{name}"{heard}{limit}',
+        evidence=case.evidence("external_created", step_key=token.step_key)
+        + case.evidence("wait_started", step_key=step.step_key),
+        next_ms=min((at for at in (*limits, silent_at) if at is not None), default=None),
+        acts=frozenset({Act.COMPLETE}),
+    )
+
+
+def _poll(case: Case, step: StepRecord) -> Found:
+    at = step.until or step.begun_at
+    over = at <= case.facts.now_ms
+    then = (
+        "is due to be made again" if over else f"is made again at {case.words.moment(at)} (in {case.words.ahead(at)})"
+    )
+    checks = count(step.try_number, "check")
+    return Found(
+        code="sleeping",
+        since=step.begun_at,
+        sentence=f"{case.who} polls {plain(step.name, 80)}: after {checks} its state will not do yet, the check {then}",
+        detail=f"{plain(step.step_key, 80)}, {checks} so far, the next {case.words.until(at)}",
+        evidence=case.evidence("sleep_started", step_key=step.step_key),
+        next_ms=at,
+    )
+
+
 def _external(case: Case, step: StepRecord) -> Found:
-    """Explain a wait for something outside: an external completion, or a kind of wait that is newer than this code."""
-    name = plain(step.waits_for or step.name, 80)
+    """Explain a wait for something outside of which no token is known, or a kind of wait that is newer than this code."""
+    known = step.kind is StepKind.EXTERNAL  # what it waits for is a token then, whose name says more
+    name = plain(step.name if known else step.waits_for or step.name, 80)
     heard = f", last word {plain(step.note, 80)}" if step.note else ""
     limit = _limit(case, step.until)
     return Found(
@@ -276,5 +340,6 @@ _WAITS: dict[str, Callable[[Case, StepRecord], Found]] = {
     "signal": _signal,
     "ask": _asked,
     "child_result": _child,
-    "external": _external,
+    "external": _token,
+    "poll": _poll,
 }

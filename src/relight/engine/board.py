@@ -27,12 +27,21 @@ LEAVE = "leave"
 class Waiter:
     """One line of a run that waits. ``wake`` is called once, from any thread, with what happened."""
 
-    __slots__ = ("_wake", "kind", "looked", "outcome", "put_away_at", "run", "until", "waits_for")
+    __slots__ = ("_wake", "also", "kind", "looked", "outcome", "put_away_at", "run", "until", "waits_for")
 
-    def __init__(self, run: Run, kind: str, waits_for: str | None, wake: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        run: Run,
+        kind: str,
+        waits_for: str | None,
+        wake: Callable[[str], None],
+        also: tuple[str, ...] = (),
+    ) -> None:
         self.run = run
         self.kind = kind
         self.waits_for = waits_for
+        self.also = also
+        """Further things of its kind that end the wait."""
         self.put_away_at = 0
         self.until: int | None = None
         self.looked = waits_for is None
@@ -111,11 +120,14 @@ class Board:
         """Return what lines here wait for."""
         with self._lock:
             self._asked = list(self._waiting)
-            return [OpenWait(w.run.ref.job_id, w.kind, w.waits_for or "") for w in self._asked]
+            return [
+                OpenWait(w.run.ref.job_id, w.kind, each) for w in self._asked for each in (w.waits_for or "", *w.also)
+            ]
 
     def arrived(self, come: set[tuple[str, str]]) -> None:
         """Wake the lines whose wait is over, of those that ``open_waits`` last named."""
         for waiter in self._asked:
             waiter.looked = True
-            if (waiter.run.ref.job_id, waiter.waits_for or "") in come:
+            job_id = waiter.run.ref.job_id
+            if any((job_id, each) in come for each in (waiter.waits_for or "", *waiter.also)):
                 waiter.wake(ARRIVED)

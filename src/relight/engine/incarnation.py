@@ -414,6 +414,8 @@ class Incarnation(Lease, Shelf):
         if run.lost is not None:
             self._gone(run)
             return
+        if run.reporter is not None:
+            run.reporter.last_word()
         try:
             command = self._end_of(run, value, error)
             self.journal.put(command, waker=self._recorded, tag=run)

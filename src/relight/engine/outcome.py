@@ -78,11 +78,14 @@ def _base(run: Run, engine: Ended, now_ms: int) -> dict[str, Any]:
 
 def _completed(run: Run, engine: Ended, text: str, removed: tuple[StepKey, ...], now_ms: int) -> Command:
     stored = text if len(text) <= INLINE_CHARS else engine.stow(text)
+    issues = list(run.issues.values())
+    state = JobState.COMPLETED_WITH_ISSUES if issues else JobState.COMPLETED
     return FinishRun(
-        state=JobState.COMPLETED,
-        reason="completed",
+        state=state,
+        reason=str(state),
         outputs=stored,
         outputs_hash=digest(text),
+        issues=msgspec.json.encode(issues).decode() if issues else None,
         removed_steps=removed,
         **_base(run, engine, now_ms),
     )

@@ -17,7 +17,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from relight.clock import to_datetime
 from relight.core.commands import JobRef
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from relight.authoring.workflows import WorkflowSpec
+    from relight.store.tickets import Ticket
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,10 @@ class Run:
         self.cleanup_until: int | None = None
         self.overdue: set[StepKey] = set()
         self.notes: dict[StepKey, str] = {}
+        self.issues: dict[StepKey, dict[str, Any]] = {}
+        self.reporter: Any = None
+        self.handed_out: Ticket | None = None
+        """The making of the last token, until it is on disk: no step is called before, for it may give the token away."""
         self._main: asyncio.Task[object] | None = None
         self.tasks: set[asyncio.Task[object]] = set()
         self.cancel_tasks: Callable[[], None] = lambda: None

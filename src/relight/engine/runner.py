@@ -14,22 +14,23 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import msgspec
-
 from relight.authoring.context import SCOPE, Scope, leave_scope
 from relight.authoring.registry import step_signature
 from relight.clock import to_datetime
 from relight.core import events as ev
 from relight.core import flow as f
 from relight.core import waits
+from relight.core.commands.outside import MakeToken
 from relight.core.commands.steering import WithdrawQuestion
-from relight.core.commands.steps import AbandonStep, BeginTry, NoteOverdue, ReportProgress
+from relight.core.commands.steps import AbandonStep, BeginTry, NoteOverdue
+from relight.core.external import LookToken
 from relight.core.flow import Flow, Raised, Returned, StepCall, StepSpec
 from relight.core.keys import Branch, explicit_key
 from relight.engine.arms import Arms
 from relight.engine.board import LEAVE, Waiter
 from relight.engine.family import Family, in_cleanup
 from relight.engine.run import Run
+from relight.engine.saying import Saying
 from relight.errors import CancelRequested, Conflict, Fenced, StorageUnavailable, Suspending
 from relight.ids import StepKey
 from relight.model import CurrentJob, CurrentStep, JobState
@@ -42,7 +43,7 @@ NO_LIMIT: contextlib.nullcontext[None] = contextlib.nullcontext()
 """Stands for ``asyncio.timeout(None)``, which is a tenth of the cost of a trivial step."""
 
 
-class Conductor(Family):
+class Conductor(Family, Saying):
     """A run, as the code inside it sees it."""
 
     def __init__(self, run: Run, engine: Incarnation) -> None:
@@ -98,18 +99,6 @@ class Conductor(Family):
         overdue = scope is not None and scope.step is not None and scope.step.key in self.run.overdue
         return overdue or self.run.end is not None or self.run.lost is not None
 
-    def report(self, *, done: float | None, total: float | None, note: str | None) -> None:
-        """Note progress; it rides along with the next commit."""
-        scope = SCOPE.get()
-        if scope is not None and scope.step is not None and note is not None:
-            self.run.notes[StepKey(scope.step.key)] = note
-        progress = {"done": done, "total": total, "note": note, "at": self.engine.clock.now_ms()}
-        text = msgspec.json.encode(progress).decode()
-        try:
-            self.engine.journal.put(ReportProgress(job=self.ref, progress=text), lazy=True)
-        except (Fenced, StorageUnavailable):
-            return  # progress is not worth an error; whatever stops the journal is told by the next durable call
-
     def begin_cleanup(self, timeout_ms: int | None) -> None:
         """Allow steps after a cancel, for a while. Raises ``Suspending`` while the run is only being put away, or was lost."""
         run = self.run
@@ -163,7 +152,7 @@ class Conductor(Family):
                 try:
                     match request:
                         case f.Persist(BeginTry() as begin, lazy):
-                            await self._begin_async(begin, lazy and not self._is_suspect)
+                            await self._begin_async(begin, lazy and not self._must_wait)
                         case f.Invoke():
                             value = await self._invoke_async(request)
                         case f.Persist(command, lazy):
@@ -193,7 +182,7 @@ class Conductor(Family):
         engine = self.engine
         match request:
             case f.Persist(BeginTry() as begin, lazy):
-                return self._persist(begin, lazy and not self._is_suspect)
+                return self._persist(begin, lazy and not self._must_wait)
             case f.Persist(command, lazy):
                 return self._persist(command, lazy)
             case f.Invoke():
@@ -204,6 +193,8 @@ class Conductor(Family):
                 return engine.clock.now_ms()
             case f.NewId():
                 return engine.ids.uuid7(engine.clock.now_ms())
+            case f.NewToken():
+                return engine.ids.token()
             case f.Enter():
                 return self.run.check_enter(in_cleanup=in_cleanup(), mono_ms=engine.clock.mono_ms())
             case f.Mismatch():
@@ -221,7 +212,9 @@ class Conductor(Family):
                     return reads.decision(decision_id)
             case waits.LookSignal(names):
                 with engine.store.reading() as reads:
-                    return reads.first_unread(self.ref.job_id, names[0])
+                    return reads.first_unread(self.ref.job_id, *names)
+            case LookToken(token):
+                return engine.look_token(token)
             case waits.LookJob(job_id):
                 return engine.look_job(job_id)
             case waits.LookOwners(children):
@@ -259,18 +252,21 @@ class Conductor(Family):
         return any(job.state is JobState.RUNNING and job.run_id == self.ref.run_id for job in heads)
 
     @property
-    def _is_suspect(self) -> bool:
-        """Whether this job has stalled before.
+    def _must_wait(self) -> bool:
+        """Whether what begins is on disk before it begins, whatever its policy.
 
-        What it begins is on disk before it begins, whatever its policy: a step that kills the engine within milliseconds
-        would otherwise leave no trace, and its crash loop would never be seen.
+        In a job that has stalled before: a step that kills the engine within milliseconds would otherwise leave no trace,
+        and its crash loop would never be seen. And while a token is on its way there: the step may give it away.
         """
-        return self.run.job.attempt > 1
+        handed_out = self.run.handed_out
+        return self.run.job.attempt > 1 or (handed_out is not None and not handed_out.done)
 
     def _persist(self, command: Any, lazy: bool) -> None:
         try:
             if lazy:
-                self.engine.journal.put(command, lazy=True)
+                ticket = self.engine.journal.put(command, lazy=True)
+                if isinstance(command, MakeToken):
+                    self.run.handed_out = ticket
             else:
                 self.engine.journal.execute(command)
         except Exception as error:  # boundary: the journal's refusals are sorted in _lost
@@ -316,7 +312,7 @@ class Conductor(Family):
             try_number=request.try_number,
             idempotency_key=f.idempotency_key(self.ref.job_id, call.key),
             deadline=None if step.timeout_ms is None else to_datetime(now_ms + step.timeout_ms),
-            last_note=self.run.notes.get(call.key),
+            last_note=self.last_note(call.key),
         )
         here = SCOPE.get()
         assert here is not None
@@ -439,7 +435,9 @@ class Conductor(Family):
         seconds = (request.step.timeout_ms or 0) / 1000
         return Raised(TimeoutError(f"{request.call.key} took longer than {seconds:g} s"), certain=False)
 
-    def _abandon(self, key: StepKey, try_number: int, question: str | None = None) -> None:
+    def _abandon(
+        self, key: StepKey, try_number: int, question: str | None = None, parts: Sequence[StepKey] = ()
+    ) -> None:
         """Something was cancelled while it ran or waited, by a sibling or with its job: a replay must not do it again.
 
         Only an operator's retry opens it anew. A question that nobody waits for any more is withdrawn.
@@ -449,9 +447,10 @@ class Conductor(Family):
             return
         reason = "sibling" if run.end is None else "cancelled"
         try:
-            self.engine.journal.put(
-                AbandonStep(job=self.ref, step_key=key, try_number=try_number, reason=reason), lazy=True
-            )
+            for each in (key, *parts):
+                self.engine.journal.put(
+                    AbandonStep(job=self.ref, step_key=each, try_number=try_number, reason=reason), lazy=True
+                )
             if question is not None:
                 self.engine.journal.put(WithdrawQuestion(job=self.ref, decision_ids=(question,)), lazy=True)
         except (Fenced, StorageUnavailable):
@@ -465,7 +464,7 @@ class Conductor(Family):
         left = None if request.until is None else request.until - clock.now_ms()
         if left is not None and left <= 0:
             return "due"
-        waiter = Waiter(self.run, request.kind, request.waits_for, wake)
+        waiter = Waiter(self.run, request.kind, request.waits_for, wake, tuple(name for _, name in request.also))
         waiter.until = request.until
         keep_ms = self.engine.settings.suspend_after_ms
         now = clock.mono_ms()
@@ -509,7 +508,8 @@ class Conductor(Family):
             self.engine.board.remove(waiter)
             self.run.unpark(waiter, self.engine.clock.mono_ms())
             if request.kind != "abandoned" and self.run.end is None:
-                self._abandon(request.key, request.try_number, request.waits_for if request.kind == "ask" else None)
+                question = request.waits_for if request.kind == "ask" else None
+                self._abandon(request.key, request.try_number, question, [key for key, _ in request.also])
             raise
         try:
             return self._leave(waiter)

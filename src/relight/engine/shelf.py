@@ -16,7 +16,7 @@ from relight.errors import (
     StorageCorrupt,
 )
 from relight.ids import JobId, short
-from relight.model import DecisionRecord, JobRecord
+from relight.model import DecisionRecord, JobRecord, TokenRecord
 from relight.store.store import Store
 
 if TYPE_CHECKING:
@@ -71,6 +71,14 @@ class Shelf:
         if job is None or job.outputs is None or not job.outputs.startswith(STOWED):
             return job
         return msgspec.structs.replace(job, outputs=self.unstow(job.outputs))
+
+    def look_token(self, token: str) -> TokenRecord:
+        """Return a token's row with its value in full."""
+        with self.store.reading() as reads:
+            row = reads.token(token)
+        if row is None:
+            raise StorageCorrupt(f"a token that a job of {self.store.place} handed out is missing from it")
+        return row if row.value is None else msgspec.structs.replace(row, value=self.unstow(row.value))
 
     def open_decisions(self, job_id: str) -> Sequence[DecisionRecord]:
         """Return a job's open questions."""

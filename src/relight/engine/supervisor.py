@@ -48,7 +48,9 @@ NEWS = {
             "release_rows",
         }
     ),
-    WAITS: frozenset({"new_signals", "close_decisions", "end_jobs", "move_jobs", "cancel_jobs", "end_runs"}),
+    WAITS: frozenset(
+        {"new_signals", "close_decisions", "close_tokens", "end_jobs", "move_jobs", "cancel_jobs", "end_runs"}
+    ),
     TIMERS: frozenset({"new_jobs", "put_away", "release_rows"}),
 }
 """What is to be looked at after a batch of our own, by the operations in it."""

@@ -27,6 +27,7 @@ GATE_EVENTS = 50
 
 EVIDENCE = frozenset(
     {
+        "external_created",
         "history_mismatch",
         "job_accepted",
         "job_awaiting_user",

@@ -31,6 +31,8 @@ INVARIANTS: Final[Mapping[str, str]] = {
     "I-27": "No queue ever ran more jobs than its definition allows, in all engines or in one.",
     "I-29": "The file is whole: pages, indexes and foreign keys agree.",
     "I-30": "What was accepted and started is all there, and nothing else is: events and rows are as many.",
+    "I-31": "A token is made once and answered at most once, as its row says, with the value whose hash was told.",
+    "I-32": "What is published under a name is what the last event about it told.",
     "P2": "No engine starts a run before its own gate opened.",
     "P4": "An engine that is held dead or silent writes nothing any more.",
     "P6": "A finished step never begins again; a failed one only after an operator's retry.",

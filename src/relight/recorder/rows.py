@@ -14,7 +14,16 @@ from typing import Final
 from relight.codec import canonical_hash
 from relight.core.flow import STOWED, digest_of_stored
 from relight.core.transitions import RUN_ENDS, TRANSITIONS
-from relight.model import FINAL_STATES, FINISHED_STEPS, PUBLISHING_STATES, EngineState, JobState, RunState, StepState
+from relight.model import (
+    CALLED_STEPS,
+    FINAL_STATES,
+    FINISHED_STEPS,
+    PUBLISHING_STATES,
+    EngineState,
+    JobState,
+    RunState,
+    StepState,
+)
 from relight.recorder.story import JobStory
 from relight.store.audits import AuditedJob, AuditedRun, AuditedStep
 
@@ -155,7 +164,7 @@ def _check_steps(story: JobStory, steps: Iterable[AuditedStep], run_ids: set[str
     kept = {key for key, step in story.steps.items() if step.done}
     for step in steps:
         kept.discard(step.step_key)
-        if step.kind == "step":
+        if step.kind in CALLED_STEPS:
             _check_step(story, step, copied=copied and step.run_id not in run_ids)
         if step.run_id not in run_ids and not copied:
             story.tell(

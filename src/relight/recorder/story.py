@@ -15,6 +15,7 @@ from relight.core import events as ev
 from relight.core.events import STATE_EVENTS, TERMINAL_EVENTS, FoldError, fold
 from relight.errors import InvalidEvent
 from relight.model import Actor, EventRecord, JobState, RunState, Verdict
+from relight.recorder import outside
 from relight.recorder.invariants import Findings
 from relight.store.audits import AuditedJob
 
@@ -39,6 +40,8 @@ _IN_RUN: Final = frozenset(
         "wait_started",
         "signal_consumed",
         "child_started",
+        "external_created",
+        "published",
     }
 )
 """Kinds that only a running run can cause."""
@@ -57,6 +60,7 @@ _READ: Final = frozenset(
         "step_failed",
         "step_reconciled",
     }
+    | outside.READ
 )
 """Kinds whose payload matters here."""
 
@@ -99,6 +103,9 @@ class JobStory:
     runs: dict[str, RunStory] = field(default_factory=dict)
     steps: dict[str, StepStory] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.outside = outside.OutsideStory(self.job, self.found)
+
     def tell(self, invariant: str, detail: str, *ids: object) -> None:
         """Note a finding about this job."""
         self.found.add(invariant, detail, self.job.job_id, *ids)
@@ -118,6 +125,7 @@ class JobStory:
         self._count(event, payload)
         self._follow_run(event, payload)
         self._follow_step(event, payload)
+        self.outside.take(event, payload)
         self._fold(event, payload)
 
     def _fold(self, event: EventRecord, payload: ev.EventPayload | None) -> None:

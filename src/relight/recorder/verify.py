@@ -4,7 +4,7 @@ Three walks, none of which trusts what the others read:
 
 1. **The log in commit order** (``log.py``, ``chains.py``, ``slots.py``): chains, kinds and payloads, and what may only
    happen after what over all engines: recovery before the gate, the gate before work.
-2. **Job by job** (``story.py``, ``rows.py``): each job's events folded through the transition table must give exactly its
+2. **Job by job** (``story.py``, ``rows.py``, ``outside.py``): each job's events folded through the transition table must give exactly its
    rows. The events of a page of jobs and their rows are read in one snapshot, so a store may be in use.
 3. **What stands alone**: writers' heads, receipts, keys, counts, the file.
 
@@ -232,14 +232,21 @@ class _Audit:
         steps = SideBySide(
             paged(lambda key: audits.steps(key, upto, PAGE), lambda s: (s.job_id, s.step_key), (after, BEHIND_ALL))
         )
+        tokens = SideBySide(
+            paged(lambda key: audits.tokens(key, upto, PAGE), lambda t: (t.job_id, t.token), (after, BEHIND_ALL))
+        )
+        values = SideBySide(
+            paged(lambda key: audits.published(key, upto, PAGE), lambda v: (v.job_id, v.name), (after, BEHIND_ALL))
+        )
         events = SideBySide(self._events(audits, after, upto))
         for job in jobs:
             story = JobStory(job, self._found)
-            self._check_strays(job.job_id, runs, steps, events)
+            self._check_strays(job.job_id, runs=runs, steps=steps, events=events, tokens=tokens, values=values)
             for event in events.of(job.job_id):
                 story.take(event.event)
             check_rows(story, runs.of(job.job_id), steps.of(job.job_id), around)
-        self._check_strays(BEHIND_ALL, runs, steps, events)
+            story.outside.check(tokens.of(job.job_id), values.of(job.job_id))
+        self._check_strays(BEHIND_ALL, runs=runs, steps=steps, events=events, tokens=tokens, values=values)
 
     def _events(self, audits: Audits, after: str, upto: str) -> Iterator[ReadEvent]:
         return paged(
@@ -248,7 +255,7 @@ class _Audit:
             (after, BEHIND_ALL_SEQ),
         )
 
-    def _check_strays(self, job_id: str, runs: Strays, steps: Strays, events: Strays) -> None:
-        for what, rows in (("runs", runs), ("steps", steps), ("events", events)):
+    def _check_strays(self, job_id: str, **walks: Strays) -> None:
+        for what, rows in walks.items():
             for stray in sorted({row.job_id for row in rows.before(job_id)}):
                 self._found.add("I-30", f"there are {what} of job {stray}, which has no row", stray)

@@ -105,6 +105,25 @@ class AuditedStep(msgspec.Struct, frozen=True, array_like=True):
     run_state: str | None
 
 
+class AuditedToken(msgspec.Struct, frozen=True, array_like=True):
+    """A token. ``value`` is None when there is none or it is long."""
+
+    job_id: JobId
+    token: str
+    step_key: StepKey
+    state: str
+    ended: bool
+    value: str | None
+
+
+class AuditedValue(msgspec.Struct, frozen=True, array_like=True):
+    """A published value; None when it is long."""
+
+    job_id: JobId
+    name: str
+    value: str | None
+
+
 class ReadEvent(NamedTuple):
     """An event as it stands. ``flaw`` says why it is none, when it is none; its fields may then be anything."""
 
@@ -183,6 +202,32 @@ class Audits:
             "audit_steps",
             job_id=job_id,
             step_key=step_key,
+            upto=upto,
+            limit=limit,
+            inline=INLINE_CHARS,
+        )
+
+    def tokens(self, after: tuple[str, str], upto: str, limit: int) -> list[AuditedToken]:
+        """Return tokens after (job, token), of jobs up to an id."""
+        job_id, token = after
+        return self._get(  # type: ignore[no-any-return]
+            list[AuditedToken],
+            "audit_tokens",
+            job_id=job_id,
+            token=token,
+            upto=upto,
+            limit=limit,
+            inline=INLINE_CHARS,
+        )
+
+    def published(self, after: tuple[str, str], upto: str, limit: int) -> list[AuditedValue]:
+        """Return published values after (job, name), of jobs up to an id."""
+        job_id, name = after
+        return self._get(  # type: ignore[no-any-return]
+            list[AuditedValue],
+            "audit_published",
+            job_id=job_id,
+            name=name,
             upto=upto,
             limit=limit,
             inline=INLINE_CHARS,

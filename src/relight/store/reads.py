@@ -28,6 +28,7 @@ from relight.model import (
     RunRecord,
     SignalRecord,
     StepRecord,
+    TokenRecord,
 )
 from relight.store.audits import Audits
 
@@ -278,9 +279,26 @@ class Reads:
         """Return a job's messages, first in, first out, read ones too."""
         return self._get(list[SignalRecord], "signals", job_id=job_id)  # type: ignore[no-any-return]
 
-    def first_unread(self, job_id: str, name: str) -> SignalRecord | None:
-        """Return the next message of a name that no step has read."""
-        return self._first(SignalRecord, "first_unread", job_id=job_id, name=name)
+    def first_unread(self, job_id: str, *names: str) -> SignalRecord | None:
+        """Return the next message of some names that no step has read."""
+        return self._first(SignalRecord, "first_unread", job_id=job_id, names=_json(names))
+
+    def waiting_for(self, job_id: str, waits_for: str) -> list[StepRecord]:
+        """Return a job's open waits for something, in no order."""
+        return self._get(list[StepRecord], "waiting_for", job_id=job_id, waits_for=waits_for)  # type: ignore[no-any-return]
+
+    def token(self, token: str) -> TokenRecord | None:
+        """Return one token."""
+        return self._first(TokenRecord, "token", token=token)
+
+    def tokens(self, job_id: str) -> list[TokenRecord]:
+        """Return a job's tokens, the oldest first."""
+        return self._get(list[TokenRecord], "tokens", job_id=job_id)  # type: ignore[no-any-return]
+
+    def published(self, job_id: str, name: str) -> str | None:
+        """Return what a job published last under a name, as JSON text or a reference to a blob."""
+        found: list[str] = self._get(list[str], "published", job_id=job_id, name=name)
+        return found[0] if found else None
 
     def signal_by_key(self, job_id: str, name: str, idempotency_key: str) -> SignalRecord | None:
         """Return the message that was sent under a key."""

@@ -4,8 +4,8 @@ A command is made by whoever wants the change, becomes ``Changes`` in that calle
 at once, and encoding and hashing happen before any transaction), and is applied by the journal. ``refused`` says what to
 raise when the store's compare-and-set on some operation did not hold.
 
-Files: ``jobs`` (submit to end), ``steps`` (inside a run), ``steering`` (people and clients), ``engines`` (writers, gate,
-recovery). Read next: ``store/store.py``.
+Files: ``jobs`` (submit to end), ``steps`` (inside a run), ``outside`` (tokens, published values), ``steering`` (people and
+clients), ``engines`` (writers, gate, recovery). Read next: ``store/store.py``.
 """
 
 from relight.core.commands.base import Command, JobRef

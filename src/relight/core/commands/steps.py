@@ -13,6 +13,7 @@ from relight.core.changes import (
     Changes,
     CloseDecision,
     NewDecision,
+    NoteStep,
     ReadSignal,
     Row,
     SetProgress,
@@ -28,11 +29,14 @@ from relight.ids import Ids, StepKey
 from relight.model import Actor, InDoubtPolicy, StepKind, StepState
 
 
-class _InRun(Command, frozen=True, kw_only=True):
+class InRun(Command, frozen=True, kw_only=True):
+    """What a run writes about one of its steps."""
+
     job: JobRef
     step_key: StepKey
 
     def refused(self, op: str) -> RelightError:
+        """Say that the run no longer runs."""
         return Conflict(
             f"run {self.job.run_id} of job {self.job.job_id} no longer runs, so {self.step_key} was not recorded", op=op
         )
@@ -51,11 +55,12 @@ class _InRun(Command, frozen=True, kw_only=True):
         until: int | None = None,
         waits_for: str | None = None,
         code_ref: str | None = None,
+        heartbeat_ms: int | None = None,
     ) -> BeginStep:
         job = self.job
         assert job.run_id is not None
         what = (kind, name, state, try_number, policy, args_hashes, inputs, until, waits_for, code_ref, now_ms)
-        return BeginStep(job.job_id, self.step_key, job.run_id, *what)
+        return BeginStep(job.job_id, self.step_key, job.run_id, *what, heartbeat_ms)
 
     def _update(
         self,
@@ -72,11 +77,16 @@ class _InRun(Command, frozen=True, kw_only=True):
             self.job.job_id, self.step_key, self.job.run_id, state, try_number, outcome, error, until, ended_at
         )
 
+    @staticmethod
+    def _ended_with(row: UpdateStep, also: tuple[StepKey, ...]) -> list[Row]:
+        """Return the ends of a wait's further rows, which have no result of their own."""
+        return [msgspec.structs.replace(row, step_key=key, outcome="null") for key in also]
+
     def _tell(self, payload: ev.EventPayload, now_ms: int, ids: Ids, who: Who | None = None) -> ev.Draft:
         return event(payload, who or self.job.agent, now_ms, ids, job=self.job, step_key=self.step_key)
 
 
-class BeginTry(_InRun, frozen=True, kw_only=True):
+class BeginTry(InRun, frozen=True, kw_only=True):
     """A step's function is about to be called."""
 
     name: str
@@ -88,12 +98,14 @@ class BeginTry(_InRun, frozen=True, kw_only=True):
     inputs: str | None
     code_ref: str | None
     until: int | None = None
+    heartbeat_ms: int | None = None
+    kind: StepKind = StepKind.STEP
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
         """Return the step's row, running, and ``step_began``."""
         row = self._begin(
             now_ms,
-            kind=StepKind.STEP,
+            kind=self.kind,
             name=self.name,
             state=StepState.RUNNING,
             try_number=self.try_number,
@@ -102,8 +114,10 @@ class BeginTry(_InRun, frozen=True, kw_only=True):
             inputs=self.inputs,
             code_ref=self.code_ref,
             until=self.until,
+            heartbeat_ms=self.heartbeat_ms,
         )
         began = ev.StepBegan(
+            step_kind=self.kind,
             try_number=self.try_number,
             args_hash=self.args_hash,
             args_bytes=self.args_bytes,
@@ -112,18 +126,20 @@ class BeginTry(_InRun, frozen=True, kw_only=True):
         return Changes([row], [self._tell(began, now_ms, ids)])
 
 
-class FinishStep(_InRun, frozen=True, kw_only=True):
+class FinishStep(InRun, frozen=True, kw_only=True):
     """A step's outcome becomes its checkpoint."""
 
     try_number: int
     outcome: str
     outcome_hash: str
     began_at: int
+    kind: StepKind = StepKind.STEP
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
         """Return the checkpoint and ``step_finished``."""
         row = self._update(StepState.COMPLETED, try_number=self.try_number, outcome=self.outcome, ended_at=now_ms)
         finished = ev.StepFinished(
+            step_kind=self.kind,
             try_number=self.try_number,
             outcome_hash=self.outcome_hash,
             outcome_bytes=len(self.outcome),
@@ -132,14 +148,18 @@ class FinishStep(_InRun, frozen=True, kw_only=True):
         return Changes([row], [self._tell(finished, now_ms, ids)])
 
 
-class FailTry(_InRun, frozen=True, kw_only=True):
-    """A try failed. ``state`` says what follows: failed (the last), backoff or in_doubt (``until``: the next try's time)."""
+class FailTry(InRun, frozen=True, kw_only=True):
+    """A try failed. ``state`` says what follows: failed (the last), backoff or in_doubt (``until``: the next try's time).
+
+    ``outcome`` is what is kept of earlier tries all the same: the state of a poll.
+    """
 
     try_number: int
     state: StepState
     failure: Failure
     until: int | None = None
     policy: InDoubtPolicy = "retry"
+    outcome: str | None = None
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
         """Return the row and ``step_failed``, with ``step_retry_scheduled`` or ``step_in_doubt`` where that follows."""
@@ -147,6 +167,7 @@ class FailTry(_InRun, frozen=True, kw_only=True):
         row = self._update(
             self.state,
             try_number=self.try_number,
+            outcome=self.outcome,
             error=self.failure.text(),
             until=self.until,
             ended_at=now_ms if final else None,
@@ -170,7 +191,7 @@ class FailTry(_InRun, frozen=True, kw_only=True):
         return Changes([row], told)
 
 
-class AbandonStep(_InRun, frozen=True, kw_only=True):
+class AbandonStep(InRun, frozen=True, kw_only=True):
     """A step was cancelled from inside the job; a replay must not run it again."""
 
     try_number: int
@@ -185,7 +206,7 @@ class AbandonStep(_InRun, frozen=True, kw_only=True):
         )
 
 
-class NoteOverdue(_InRun, frozen=True, kw_only=True):
+class NoteOverdue(InRun, frozen=True, kw_only=True):
     """A sync step's try is past its time limit; its thread cannot be stopped and is counted."""
 
     try_number: int
@@ -197,7 +218,7 @@ class NoteOverdue(_InRun, frozen=True, kw_only=True):
         return Changes([], [self._tell(told, now_ms, ids, Who(Actor.SYSTEM, "step_flow"))])
 
 
-class ReconcileStep(_InRun, frozen=True, kw_only=True):
+class ReconcileStep(InRun, frozen=True, kw_only=True):
     """A doubt was settled: done with a value, not done, or failed. ``by`` is a person or the step's own function."""
 
     verdict: ev.Settlement
@@ -239,7 +260,7 @@ class ReconcileStep(_InRun, frozen=True, kw_only=True):
         return Changes(rows, [told])
 
 
-class RecordValue(_InRun, frozen=True, kw_only=True):
+class RecordValue(InRun, frozen=True, kw_only=True):
     """Record a value such as ``now()``; it rides along with the next commit."""
 
     name: str
@@ -251,41 +272,75 @@ class RecordValue(_InRun, frozen=True, kw_only=True):
         return Changes([row, self._update(StepState.COMPLETED, outcome=self.outcome, ended_at=now_ms)], [])
 
 
-class BeginWait(_InRun, frozen=True, kw_only=True):
-    """A durable wait begins: a sleep (``until``), a signal or a child (``waits_for``), with a time limit or without."""
+class PollAgain(InRun, frozen=True, kw_only=True):
+    """A poll's check gave a state that will not do yet: it is kept, and checked again at ``until``."""
+
+    try_number: int
+    outcome: str
+    until: int
+
+    def changes(self, now_ms: int, ids: Ids) -> Changes:
+        """Return the row, waiting, and ``sleep_started``."""
+        row = self._update(StepState.WAITING, try_number=self.try_number, outcome=self.outcome, until=self.until)
+        return Changes([row], [self._tell(ev.SleepStarted(until=self.until), now_ms, ids)])
+
+
+class BeginWait(InRun, frozen=True, kw_only=True):
+    """A durable wait begins: a sleep (``until``), a signal, a child or a token (``waits_for``), with a time limit or without.
+
+    ``also`` are further things that end the same wait, each under a key of its own; ``inputs`` is what is known of the wait.
+    """
 
     kind: StepKind
     name: str
     until: int | None
     waits_for: str | None
+    inputs: str | None = None
+    also: tuple[tuple[StepKey, str], ...] = ()
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
         """Return the row, waiting, and ``sleep_started`` or ``wait_started``."""
         row = self._begin(
-            now_ms, kind=self.kind, name=self.name, state=StepState.WAITING, until=self.until, waits_for=self.waits_for
+            now_ms,
+            kind=self.kind,
+            name=self.name,
+            state=StepState.WAITING,
+            until=self.until,
+            waits_for=self.waits_for,
+            inputs=self.inputs,
         )
+        others: list[Row] = [
+            msgspec.structs.replace(row, step_key=key, name=name, waits_for=name) for key, name in self.also
+        ]
         told: ev.EventPayload
         if self.kind is StepKind.SLEEP:
             told = ev.SleepStarted(until=self.until)
         else:
             told = ev.WaitStarted(what=f"{self.kind}:{self.name}", until=self.until)
-        return Changes([row], [self._tell(told, now_ms, ids)])
+        return Changes([row, *others], [self._tell(told, now_ms, ids)])
 
 
-class EndWait(_InRun, frozen=True, kw_only=True):
-    """A durable wait is over. ``outcome`` is its result; ``tells`` what happened, if that is a fact of its own."""
+class EndWait(InRun, frozen=True, kw_only=True):
+    """A durable wait is over. ``outcome`` is its result; ``tells`` what happened, if that is a fact of its own.
+
+    ``also`` are the keys of its further rows.
+    """
 
     outcome: str
     tells: tuple[ev.EventPayload, ...] = ()
     who: Who | None = None
+    also: tuple[StepKey, ...] = ()
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
         """Return the row, completed."""
         row = self._update(StepState.COMPLETED, outcome=self.outcome, ended_at=now_ms)
-        return Changes([row], [self._tell(payload, now_ms, ids, self.who) for payload in self.tells])
+        return Changes(
+            [row, *self._ended_with(row, self.also)],
+            [self._tell(payload, now_ms, ids, self.who) for payload in self.tells],
+        )
 
 
-class ConsumeSignal(_InRun, frozen=True, kw_only=True):
+class ConsumeSignal(InRun, frozen=True, kw_only=True):
     """An unread signal becomes a wait's outcome, once."""
 
     signal_id: str
@@ -293,6 +348,7 @@ class ConsumeSignal(_InRun, frozen=True, kw_only=True):
     payload_hash: str
     outcome: str
     fresh: bool
+    also: tuple[StepKey, ...] = ()
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
         """Return the signal read, the wait ended, and ``signal_consumed``. ``fresh``: the wait had no row yet."""
@@ -302,13 +358,14 @@ class ConsumeSignal(_InRun, frozen=True, kw_only=True):
             rows.append(
                 self._begin(now_ms, kind=StepKind.SIGNAL, name=self.name, state=StepState.WAITING, waits_for=self.name)
             )
-        rows.append(self._update(StepState.COMPLETED, outcome=self.outcome, ended_at=now_ms))
+        row = self._update(StepState.COMPLETED, outcome=self.outcome, ended_at=now_ms)
+        rows += [row, *self._ended_with(row, self.also)]
         rows.append(ReadSignal(self.signal_id, self.job.job_id, self.step_key))
         told = ev.SignalConsumed(signal_id=self.signal_id, name=self.name, payload_hash=self.payload_hash)
         return Changes(rows, [self._tell(told, now_ms, ids)])
 
 
-class AskPerson(_InRun, frozen=True, kw_only=True):
+class AskPerson(InRun, frozen=True, kw_only=True):
     """A question to a person: a decision's row, and a wait for it."""
 
     decision_id: str
@@ -345,7 +402,7 @@ class AskPerson(_InRun, frozen=True, kw_only=True):
         return Changes(rows, [self._tell(told, now_ms, ids)])
 
 
-class ExpireDecision(_InRun, frozen=True, kw_only=True):
+class ExpireDecision(InRun, frozen=True, kw_only=True):
     """A question's time limit passed without an answer, seen by the run that waits."""
 
     decision_id: str
@@ -361,7 +418,7 @@ class ExpireDecision(_InRun, frozen=True, kw_only=True):
         return Changes(rows, [self._tell(told, now_ms, ids, Who(Actor.SYSTEM, "timer"))])
 
 
-class StartChildren(_InRun, frozen=True, kw_only=True):
+class StartChildren(InRun, frozen=True, kw_only=True):
     """Start child jobs: their rows and the parent's record of them in one transaction, however many."""
 
     name: str
@@ -382,12 +439,19 @@ class StartChildren(_InRun, frozen=True, kw_only=True):
 
 
 class ReportProgress(Command, frozen=True, kw_only=True):
-    """How far a job says it is; the last word stands. Rides along with the next commit."""
+    """How far a job says it is, and signs of life of its tries; the last word stands. Rides along with the next commit.
+
+    ``notes`` are (step key, what it said last, or None).
+    """
 
     job: JobRef
     progress: str
+    notes: tuple[tuple[StepKey, str | None], ...] = ()
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
         """Return the job's progress. No event: beating is not progressing."""
         assert self.job.run_id is not None
-        return Changes([SetProgress(self.job.job_id, self.job.run_id, self.progress)], [])
+        job = self.job
+        rows: list[Row] = [SetProgress(job.job_id, self.job.run_id, self.progress)]
+        rows += [NoteStep(job.job_id, key, self.job.run_id, note, now_ms) for key, note in self.notes]
+        return Changes(rows, [])

@@ -23,8 +23,8 @@ CREATE TEMP VIEW batch AS SELECT
   NULL AS close_decisions, NULL AS settle_steps, NULL AS stall_runs, NULL AS end_runs, NULL AS end_jobs, NULL AS put_away, NULL AS move_jobs,
   NULL AS reopen_steps, NULL AS wake_jobs, NULL AS cancel_jobs, NULL AS wake_due, NULL AS judge_engines,
   NULL AS set_gates, NULL AS beats, NULL AS new_quarantines, NULL AS release_rows, NULL AS release_holds,
-  NULL AS new_recoveries, NULL AS put_kinds, NULL AS put_queues, NULL AS set_progress, NULL AS close_writers,
-  NULL AS events;
+  NULL AS new_recoveries, NULL AS put_kinds, NULL AS put_queues, NULL AS set_progress, NULL AS note_steps, NULL AS new_tokens, NULL AS beat_tokens,
+  NULL AS close_tokens, NULL AS put_published, NULL AS close_writers, NULL AS events;
 
 CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
 
@@ -42,8 +42,11 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
   SELECT NEW.name_heads, NEW.new_jobs, NEW.start_runs, NEW.queue_limits
    WHERE coalesce(NEW.name_heads, NEW.new_jobs, NEW.start_runs, NEW.queue_limits) IS NOT NULL;
   INSERT INTO batch_steps
-  SELECT NEW.begin_steps, NEW.update_steps, NEW.set_progress
-   WHERE coalesce(NEW.begin_steps, NEW.update_steps, NEW.set_progress) IS NOT NULL;
+  SELECT NEW.begin_steps, NEW.update_steps, NEW.set_progress, NEW.note_steps
+   WHERE coalesce(NEW.begin_steps, NEW.update_steps, NEW.set_progress, NEW.note_steps) IS NOT NULL;
+  INSERT INTO batch_outside
+  SELECT NEW.new_tokens, NEW.beat_tokens, NEW.close_tokens, NEW.put_published
+   WHERE coalesce(NEW.new_tokens, NEW.beat_tokens, NEW.close_tokens, NEW.put_published) IS NOT NULL;
   INSERT INTO batch_people
   SELECT NEW.new_signals, NEW.read_signals, NEW.new_decisions, NEW.close_decisions, NEW.settle_steps
    WHERE coalesce(NEW.new_signals, NEW.read_signals, NEW.new_decisions, NEW.close_decisions,
@@ -124,19 +127,20 @@ CREATE TEMP TRIGGER apply_claims INSTEAD OF INSERT ON batch_claims BEGIN
 END;
 
 CREATE TEMP VIEW batch_steps AS SELECT
-  NULL AS begin_steps, NULL AS update_steps, NULL AS set_progress;
+  NULL AS begin_steps, NULL AS update_steps, NULL AS set_progress, NULL AS note_steps;
 CREATE TEMP TRIGGER apply_steps INSTEAD OF INSERT ON batch_steps BEGIN
 
   INSERT INTO steps (job_id, step_key, run_id, kind, name, state, try_number, policy, args_hashes, inputs, until, waits_for,
-                     code_ref, begun_at)
+                     code_ref, begun_at, heartbeat_ms)
   SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7,
-         value->>8, value->>9, value->>10, value->>11, value->>12, value->>13
+         value->>8, value->>9, value->>10, value->>11, value->>12, value->>13, value->>14
     FROM jsonb_each(NEW.begin_steps)
    WHERE EXISTS (SELECT 1 FROM runs WHERE runs.run_id = value->>2 AND runs.job_id = value->>0 AND runs.state = 'running')
       ON CONFLICT (job_id, step_key) DO UPDATE
      SET run_id = excluded.run_id, state = excluded.state, try_number = excluded.try_number, policy = excluded.policy,
          args_hashes = excluded.args_hashes, inputs = excluded.inputs, until = excluded.until,
-         waits_for = excluded.waits_for, code_ref = excluded.code_ref, begun_at = excluded.begun_at, ended_at = NULL
+         waits_for = excluded.waits_for, code_ref = excluded.code_ref, begun_at = excluded.begun_at,
+         heartbeat_ms = excluded.heartbeat_ms, ended_at = NULL
    WHERE steps.state IN ('running', 'waiting', 'backoff', 'in_doubt');
   SELECT RAISE(ABORT, 'refused:begin_steps') WHERE changes() <> coalesce(json_array_length(NEW.begin_steps), 0);
 
@@ -155,6 +159,54 @@ CREATE TEMP TRIGGER apply_steps INSTEAD OF INSERT ON batch_steps BEGIN
     FROM (SELECT value->>0 AS job_id, value->>1 AS run_id, value->>2 AS progress, max(key)
             FROM jsonb_each(NEW.set_progress) GROUP BY 1, 2) AS r
    WHERE jobs.job_id = r.job_id AND jobs.run_id = r.run_id AND +jobs.state = 'running';
+
+  UPDATE steps SET note = coalesce(r.note, steps.note), beat_at = r.at
+    FROM (SELECT value->>0 AS job_id, value->>1 AS step_key, value->>2 AS run_id, value->>3 AS note, value->>4 AS at, max(key)
+            FROM jsonb_each(NEW.note_steps) GROUP BY 1, 2, 3) AS r
+   WHERE steps.job_id = r.job_id AND steps.step_key = r.step_key AND steps.run_id = r.run_id AND +steps.state = 'running';
+END;
+
+CREATE TEMP VIEW batch_outside AS SELECT
+  NULL AS new_tokens, NULL AS beat_tokens, NULL AS close_tokens, NULL AS put_published;
+CREATE TEMP TRIGGER apply_outside INSTEAD OF INSERT ON batch_outside BEGIN
+
+  INSERT INTO tokens (token, job_id, step_key, name, type, created_at, expires_at, heartbeat_ms, beat_at)
+  SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>5
+    FROM jsonb_each(NEW.new_tokens) WHERE true
+      ON CONFLICT DO NOTHING;
+  SELECT RAISE(ABORT, 'refused:new_tokens') WHERE changes() <> coalesce(json_array_length(NEW.new_tokens), 0);
+
+  -- A word about a token counts while the token is open, its time is not up, and its job has not ended. Of several in one
+  -- batch the last time and the last note stand: a word without a note takes none away.
+  UPDATE tokens SET beat_at = max(tokens.beat_at, r.at),
+                    note = coalesce((SELECT b.value->>2 FROM jsonb_each(NEW.beat_tokens) AS b
+                                      WHERE b.value->>0 = r.token AND b.value->>2 IS NOT NULL ORDER BY b.key DESC LIMIT 1),
+                                    tokens.note)
+    FROM (SELECT value->>0 AS token, value->>1 AS job_id, max(value->>3) AS at
+            FROM jsonb_each(NEW.beat_tokens) GROUP BY 1, 2) AS r
+   WHERE tokens.token = r.token AND tokens.job_id = r.job_id AND tokens.state = 'open'
+     AND (tokens.expires_at IS NULL OR tokens.expires_at > r.at)
+     AND EXISTS (SELECT 1 FROM jobs WHERE jobs.job_id = r.job_id AND jobs.completed_at IS NULL);
+  SELECT RAISE(ABORT, 'refused:beat_tokens')
+   WHERE changes() <> (SELECT count(DISTINCT value->>0) FROM jsonb_each(NEW.beat_tokens));
+
+  UPDATE tokens SET state = r.state, value = r.value, error = r.error, by = r.by, ended_at = r.at
+    FROM (SELECT value->>0 AS token, value->>1 AS job_id, value->>2 AS state, value->>3 AS value, value->>4 AS error,
+                 value->>5 AS by, value->>6 AS at
+            FROM jsonb_each(NEW.close_tokens)) AS r
+   WHERE tokens.token = r.token AND tokens.job_id = r.job_id AND tokens.state = 'open'
+     AND CASE r.state
+           WHEN 'expired' THEN coalesce(tokens.expires_at <= r.at, 0) OR coalesce(tokens.beat_at + tokens.heartbeat_ms <= r.at, 0)
+           ELSE tokens.expires_at IS NULL OR tokens.expires_at > r.at END
+     AND EXISTS (SELECT 1 FROM jobs WHERE jobs.job_id = r.job_id AND jobs.completed_at IS NULL);
+  SELECT RAISE(ABORT, 'refused:close_tokens') WHERE changes() <> coalesce(json_array_length(NEW.close_tokens), 0);
+
+  INSERT INTO published (job_id, name, value, updated_at)
+  SELECT value->>0, value->>2, value->>3, value->>4
+    FROM jsonb_each(NEW.put_published)
+   WHERE EXISTS (SELECT 1 FROM runs WHERE runs.run_id = value->>1 AND runs.job_id = value->>0 AND runs.state = 'running')
+      ON CONFLICT (job_id, name) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at;
+  SELECT RAISE(ABORT, 'refused:put_published') WHERE changes() <> coalesce(json_array_length(NEW.put_published), 0);
 END;
 
 CREATE TEMP VIEW batch_people AS SELECT
@@ -227,7 +279,7 @@ CREATE TEMP TRIGGER apply_ends INSTEAD OF INSERT ON batch_ends BEGIN
   SELECT RAISE(ABORT, 'refused:stall_runs') WHERE changes() <> coalesce(json_array_length(NEW.stall_runs), 0);
   UPDATE steps SET state = 'in_doubt'
     FROM (SELECT value->>0 AS job_id FROM jsonb_each(NEW.stall_runs)) AS r
-   WHERE steps.job_id = r.job_id AND steps.state = 'running' AND steps.kind = 'step';
+   WHERE steps.job_id = r.job_id AND steps.state = 'running' AND steps.kind IN ('step', 'poll');
 
   UPDATE runs SET state = r.state, reason = r.reason, ended_at = r.at
     FROM (SELECT value->>0 AS run_id, value->>1 AS engine_id, value->>2 AS state, value->>3 AS reason, value->>4 AS at
@@ -262,6 +314,8 @@ CREATE TEMP TRIGGER apply_ends INSTEAD OF INSERT ON batch_ends BEGIN
                                                           AND d.state <> 'open')
                                WHEN 'child_result' THEN EXISTS (SELECT 1 FROM jobs AS c WHERE c.job_id = w.waits_for
                                                                    AND c.completed_at IS NOT NULL)
+                               WHEN 'external' THEN EXISTS (SELECT 1 FROM tokens AS t WHERE t.token = w.waits_for
+                                                               AND t.state <> 'open')
                                ELSE false END) AS came
             FROM (SELECT value->>0 AS job_id, value->>1 AS run_id, value->>2 AS state, value->>3 AS status_reason,
                          value->>4 AS ready_at, value->>5 AS at

@@ -170,6 +170,7 @@ SELECT '[' || coalesce(group_concat(json_array(job_id, waits_for), ','), '') || 
      WHEN 'signal' THEN EXISTS (SELECT 1 FROM signals AS g WHERE g.job_id = w.value->>0 AND g.name = w.value->>2 AND g.read_by IS NULL)
      WHEN 'ask' THEN EXISTS (SELECT 1 FROM decisions AS d WHERE d.decision_id = w.value->>2 AND d.state <> 'open')
      WHEN 'child_result' THEN EXISTS (SELECT 1 FROM jobs AS c WHERE c.job_id = w.value->>2 AND c.completed_at IS NOT NULL)
+     WHEN 'external' THEN EXISTS (SELECT 1 FROM tokens AS t WHERE t.token = w.value->>2 AND t.state <> 'open')
      ELSE false END);
 
 -- name: runs
@@ -193,9 +194,29 @@ SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
   SELECT row FROM signal_json WHERE job_id = :job_id ORDER BY seq);
 
 -- name: first_unread
--- The first unread message of one name, on signals_by_job.
+-- The first unread message of some names: the first of each, on signals_by_job, and of those the earliest.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM signal_json
+ WHERE seq = (SELECT min((SELECT g.seq FROM signals AS g
+                           WHERE g.job_id = :job_id AND g.name = n.value AND g.read_by IS NULL ORDER BY g.seq LIMIT 1))
+                FROM json_each(:names) AS n);
+
+-- name: waiting_for
+-- A job's open waits for something, on steps_waiting.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM step_json
+ WHERE waits_for = :waits_for AND job_id = :job_id AND state = 'waiting';
+
+-- name: token
+-- One token by primary key.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM token_json WHERE token = :token;
+
+-- name: tokens
+-- A job's tokens in the order in which they were made, on tokens_by_job.
 SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
-  SELECT row FROM signal_json WHERE job_id = :job_id AND name = :name AND read_by IS NULL ORDER BY seq LIMIT 1);
+  SELECT row FROM token_json WHERE job_id = :job_id ORDER BY created_at, token);
+
+-- name: published
+-- A value that a job made readable, by primary key.
+SELECT '[' || coalesce(group_concat(json_quote(value), ','), '') || ']' FROM published WHERE job_id = :job_id AND name = :name;
 
 -- name: signal_by_key
 -- A message that was sent before under the same key.
@@ -234,7 +255,7 @@ SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
 SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
   SELECT json_array(r.run_id, r.job_id, r.engine_id, j.trace_id,
            json((SELECT json_group_array(s.step_key) FROM steps AS s
-                  WHERE s.job_id = r.job_id AND s.state IN ('running', 'in_doubt') AND s.kind = 'step'))) AS row
+                  WHERE s.job_id = r.job_id AND s.state IN ('running', 'in_doubt') AND s.kind IN ('step', 'poll')))) AS row
     FROM runs AS r LEFT JOIN jobs AS j ON j.job_id = r.job_id
    WHERE r.engine_id = :engine_id AND r.state = 'running' AND r.run_id > :after
      AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = r.job_id AND q.released_at IS NULL)
@@ -404,6 +425,21 @@ SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
     FROM steps AS s
    WHERE (s.job_id, s.step_key) > (:job_id, :step_key) AND s.job_id <= :upto ORDER BY s.job_id, s.step_key LIMIT :limit);
 
+-- name: audit_tokens
+-- Tokens after (job, token), on tokens_by_job.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT json_array(job_id, token, step_key, state, ended_at IS NOT NULL,
+                    CASE WHEN length(value) <= :inline THEN value END) AS row
+    FROM tokens
+   WHERE (job_id, token) > (:job_id, :token) AND job_id <= :upto ORDER BY job_id, token LIMIT :limit);
+
+-- name: audit_published
+-- Published values after (job, name), in primary key order.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT json_array(job_id, name, CASE WHEN length(value) <= :inline THEN value END) AS row
+    FROM published
+   WHERE (job_id, name) > (:job_id, :name) AND job_id <= :upto ORDER BY job_id, name LIMIT :limit);
+
 -- name: audit_events
 -- Events of jobs after (job, seq), on events_by_job: the rest of one job's, then those of later jobs, merged without a sort.
 SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
@@ -421,7 +457,7 @@ SELECT '[' || coalesce(group_concat(facts, ','), '') || ']' FROM (
          SELECT row FROM run_json WHERE job_id = j.job_id ORDER BY started_at DESC, run_id DESC LIMIT 20)), '')
     || '],[' || coalesce((SELECT group_concat(row, ',') FROM (
          SELECT json_array(job_id, step_key, run_id, kind, name, state, try_number, policy, NULL, NULL, NULL, error, until,
-                           waits_for, code_ref, note, begun_at, ended_at) AS row
+                           waits_for, code_ref, note, begun_at, ended_at, beat_at, heartbeat_ms) AS row
            FROM steps WHERE job_id = j.job_id AND state IN ('running', 'waiting', 'backoff', 'in_doubt', 'failed')
           ORDER BY state = 'failed', CASE state WHEN 'failed' THEN -ended_at ELSE begun_at END, step_key LIMIT 100)), '')
     || '],' || (SELECT json_array(count(*), coalesce(sum(state IN ('running', 'waiting', 'backoff', 'in_doubt')), 0),
@@ -434,6 +470,10 @@ SELECT '[' || coalesce(group_concat(facts, ','), '') || ']' FROM (
     || '],[' || coalesce((SELECT group_concat(row, ',') FROM (
          SELECT json_array(seq, signal_id, job_id, name, NULL, by, sent_at, read_by) AS row
            FROM signals WHERE job_id = j.job_id AND read_by IS NULL ORDER BY seq LIMIT 20)), '')
+    || '],[' || coalesce((SELECT group_concat(row, ',') FROM (
+         SELECT json_array(token, job_id, step_key, name, NULL, created_at, expires_at, heartbeat_ms, beat_at, note, state,
+                           NULL, NULL, by, ended_at) AS row
+           FROM tokens WHERE job_id = j.job_id AND state = 'open' ORDER BY created_at, token LIMIT 20)), '')
     || '],' || coalesce((SELECT row FROM quarantine_json WHERE job_id = j.job_id), 'null')
     || ',[' || coalesce((SELECT group_concat(row, ',') FROM (
          SELECT json_array(event_id, type, ts, step_key, actor_id, payload) AS row

@@ -25,7 +25,7 @@ CREATE TEMP VIEW run_json AS SELECT runs.*, json_array(
 
 CREATE TEMP VIEW step_json AS SELECT steps.*, json_array(
   job_id, step_key, run_id, kind, name, state, try_number, policy, args_hashes, inputs, outcome, error, until, waits_for,
-  code_ref, note, begun_at, ended_at) AS row FROM steps;
+  code_ref, note, begun_at, ended_at, beat_at, heartbeat_ms) AS row FROM steps;
 
 CREATE TEMP VIEW engine_json AS SELECT engines.*, json_array(
   engines.engine_id, role, name, state, gate, gate_detail, nonce, host_id, boot_id, pid, version, lease_ms,
@@ -38,6 +38,10 @@ CREATE TEMP VIEW signal_json AS SELECT signals.*, json_array(
 CREATE TEMP VIEW decision_json AS SELECT decisions.*, json_array(
   decision_id, job_id, step_key, question, options, preview, preview_hash, asked_at, expires_at, state, choice, by, note,
   value, decided_at) AS row FROM decisions;
+
+CREATE TEMP VIEW token_json AS SELECT tokens.*, json_array(
+  token, job_id, step_key, name, type, created_at, expires_at, heartbeat_ms, beat_at, note, state, value, error, by,
+  ended_at) AS row FROM tokens;
 
 CREATE TEMP VIEW quarantine_json AS SELECT quarantine.*, json_array(
   job_id, table_name, code, detail, recovery_id, quarantined_at, released_at) AS row FROM quarantine;
