@@ -4,6 +4,7 @@ Jobs survive crashes; nothing new starts until the last crash is accounted for; 
 that happened. Errors are in ``relight.errors``, states and records in ``relight.model``.
 """
 
+from relight.authoring.branches import Branch, branch, race
 from relight.authoring.children import Child, start
 from relight.authoring.fanout import parallel
 from relight.authoring.options import Queue, Rate
@@ -14,6 +15,7 @@ from relight.authoring.primitives import (
     current_step,
     heartbeat,
     now,
+    patched,
     rng,
     uuid7,
 )
@@ -38,6 +40,7 @@ __all__ = [
     "AsyncJob",
     "AsyncStep",
     "AsyncWorkflow",
+    "Branch",
     "Call",
     "Child",
     "Client",
@@ -55,6 +58,7 @@ __all__ = [
     "Workflow",
     "__version__",
     "ask",
+    "branch",
     "cancelled",
     "cleanup",
     "current_job",
@@ -63,6 +67,8 @@ __all__ = [
     "log",
     "now",
     "parallel",
+    "patched",
+    "race",
     "rng",
     "sleep",
     "sleep_until",

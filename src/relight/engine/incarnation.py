@@ -27,11 +27,11 @@ from relight.core.commands import Command
 from relight.core.commands.engines import CloseWriterNow, OpenWriterNow, QuarantineRow, RegisterKinds, Tell
 from relight.core.commands.jobs import PutJobAway, fresh_run
 from relight.core.commands.steering import system
-from relight.core.history import History
 from relight.engine.board import Board
 from relight.engine.claimer import Candidate
 from relight.engine.gate import Gate
 from relight.engine.lease import Lease
+from relight.engine.lines import leave_behind
 from relight.engine.outcome import command_for
 from relight.engine.pool import Pool
 from relight.engine.resources import Resources
@@ -307,7 +307,7 @@ class Incarnation(Lease, Shelf):
         assert workflow is not None
         ref = fresh_run(job.job_id, job.trace_id, job.kind, run_id)
         tags: dict[str, str] = msgspec.json.decode(job.tags) if job.tags else {}
-        run = Run(job, ref, workflow.spec, History(candidate.steps), tags)
+        run = Run(job, ref, workflow.spec, candidate.steps, tags)
         run.started_ms = self.clock.now_ms()
         run.busy = 1
         if job.cancel_code is not None:
@@ -349,13 +349,15 @@ class Incarnation(Lease, Shelf):
         return run.spec.function, args, kwargs
 
     def _run_sync(self, run: Run) -> None:
-        SCOPE.set(Scope(Conductor(run, self), run.branch))
+        conductor = Conductor(run, self)
+        SCOPE.set(Scope(conductor, run.branch))
         value, error = None, None
         try:
             function, args, kwargs = self.patiently(run, lambda: self._function_and_arguments(run))
             value = function(*args, **kwargs)
         except BaseException as raised:  # boundary: user code, and leaving by exception
             error = raised
+        leave_behind(conductor)
         self._settle(run, value, error)
 
     def _begin_all_async(self, runs: Sequence[Run]) -> None:

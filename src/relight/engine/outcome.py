@@ -78,9 +78,16 @@ def _base(run: Run, engine: Ended, now_ms: int) -> dict[str, Any]:
 
 def _completed(run: Run, engine: Ended, text: str, removed: tuple[StepKey, ...], now_ms: int) -> Command:
     stored = text if len(text) <= INLINE_CHARS else engine.stow(text)
+    for key in removed:
+        run.issues.note(
+            f"{key} removed", "step_removed", f"{key} is recorded as finished, and the code no longer calls it"
+        )
+    issues = run.issues.text()
+    state = JobState.COMPLETED if issues is None else JobState.COMPLETED_WITH_ISSUES
     return FinishRun(
-        state=JobState.COMPLETED,
-        reason="completed",
+        state=state,
+        reason=state.value,
+        issues=issues,
         outputs=stored,
         outputs_hash=digest(text),
         removed_steps=removed,

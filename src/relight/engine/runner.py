@@ -14,8 +14,6 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import msgspec
-
 from relight.authoring.context import SCOPE, Scope, leave_scope
 from relight.authoring.registry import step_signature
 from relight.clock import to_datetime
@@ -23,12 +21,13 @@ from relight.core import events as ev
 from relight.core import flow as f
 from relight.core import waits
 from relight.core.commands.steering import WithdrawQuestion
-from relight.core.commands.steps import AbandonStep, BeginTry, NoteOverdue, ReportProgress
+from relight.core.commands.steps import AbandonStep, BeginTry, NoteOverdue
 from relight.core.flow import Flow, Raised, Returned, StepCall, StepSpec
 from relight.core.keys import Branch, explicit_key
 from relight.engine.arms import Arms
 from relight.engine.board import LEAVE, Waiter
 from relight.engine.family import Family, in_cleanup
+from relight.engine.port import Port, path_here
 from relight.engine.run import Run
 from relight.errors import CancelRequested, Conflict, Fenced, StorageUnavailable, Suspending
 from relight.ids import StepKey
@@ -42,7 +41,7 @@ NO_LIMIT: contextlib.nullcontext[None] = contextlib.nullcontext()
 """Stands for ``asyncio.timeout(None)``, which is a tenth of the cost of a trivial step."""
 
 
-class Conductor(Family):
+class Conductor(Family, Port):
     """A run, as the code inside it sees it."""
 
     def __init__(self, run: Run, engine: Incarnation) -> None:
@@ -74,7 +73,7 @@ class Conductor(Family):
 
     def current_job(self) -> CurrentJob:
         """Describe the job."""
-        return self.run.current_job(_path())
+        return self.run.current_job(path_here())
 
     def decode_result(self, kind: str, text: str | None) -> Any:
         """Decode a job's outputs as its workflow's result, or as plain JSON when the workflow is not known here."""
@@ -103,12 +102,10 @@ class Conductor(Family):
         scope = SCOPE.get()
         if scope is not None and scope.step is not None and note is not None:
             self.run.notes[StepKey(scope.step.key)] = note
-        progress = {"done": done, "total": total, "note": note, "at": self.engine.clock.now_ms()}
-        text = msgspec.json.encode(progress).decode()
-        try:
-            self.engine.journal.put(ReportProgress(job=self.ref, progress=text), lazy=True)
-        except (Fenced, StorageUnavailable):
-            return  # progress is not worth an error; whatever stops the journal is told by the next durable call
+        at, in_step = self.engine.clock.now_ms(), scope is not None and scope.step is not None
+        if not in_step and self.history.replaying(path_here()):
+            return  # it was said before, and further words may have followed
+        self._tell(self.run.progress.say(done=done, total=total, note=note, at=at, in_step=in_step))
 
     def begin_cleanup(self, timeout_ms: int | None) -> None:
         """Allow steps after a cancel, for a while. Raises ``Suspending`` while the run is only being put away, or was lost."""
@@ -120,11 +117,6 @@ class Conductor(Family):
             run.check_enter(in_cleanup=True, mono_ms=self.engine.clock.mono_ms())
         if self.run.end is not None and timeout_ms is not None and self.run.cleanup_until is None:
             self.run.cleanup_until = self.engine.clock.mono_ms() + timeout_ms
-
-    def adopt(self, task: Any) -> None:
-        """Remember a task of this run, to be ended with it."""
-        self.run.tasks.add(task)
-        task.add_done_callback(self.run.tasks.discard)
 
     # driving
 
@@ -204,8 +196,10 @@ class Conductor(Family):
                 return engine.clock.now_ms()
             case f.NewId():
                 return engine.ids.uuid7(engine.clock.now_ms())
-            case f.Enter():
-                return self.run.check_enter(in_cleanup=in_cleanup(), mono_ms=engine.clock.mono_ms())
+            case f.Enter(key):
+                self._enter()
+                if self._went_nowhere() and threading.get_ident() != self.loop_ident:
+                    return self._do(f.Abandoned(key))
             case f.Mismatch():
                 self._mismatch(request)
                 raise Suspending(request.detail)
@@ -228,6 +222,8 @@ class Conductor(Family):
                 return engine.owners_of(children)
             case _:
                 raise TypeError(f"nobody knows how to do {request!r}")
+
+        return None
 
     def _mismatch(self, request: f.Mismatch) -> None:
         self.run.check_enter(in_cleanup=False, mono_ms=self.engine.clock.mono_ms())
@@ -341,15 +337,17 @@ class Conductor(Family):
         self.engine.may_begin_step()
         if self.run.lost is not None:
             raise Suspending(self.run.lost)
+        self._leave_if_cut(request)
         token = SCOPE.set(self._step_scope(request))
         self.run.call_begins()
-        self.run.step_begins(call.key, request.try_number)
+        self.run.step_begins(call.key, request.try_number, path_here())
         if step.timeout_ms is not None and not request.reconcile:
             self.engine.board.after(step.timeout_ms, lambda: self._overdue(request))
         try:
             value = function(*call.args, **call.kwargs)
             if hasattr(value, "__await__"):
                 value = self.on_loop(lambda: value)
+            self._leave_if_cut(request)
         except Exception as error:  # boundary: user code
             return self._timed_out(request, Raised(error))
         except (CancelRequested, Suspending):
@@ -390,7 +388,7 @@ class Conductor(Family):
         try:
             if not step.is_async:
                 return await self.in_thread(lambda: self._invoke_here(request, function))
-            self.run.step_begins(call.key, request.try_number)
+            self.run.step_begins(call.key, request.try_number, path_here())
             try:
                 return await self._call_async(request, function)
             finally:
@@ -439,7 +437,7 @@ class Conductor(Family):
         seconds = (request.step.timeout_ms or 0) / 1000
         return Raised(TimeoutError(f"{request.call.key} took longer than {seconds:g} s"), certain=False)
 
-    def _abandon(self, key: StepKey, try_number: int, question: str | None = None) -> None:
+    def _abandon(self, key: StepKey, try_number: int, question: str | None = None, reason: str | None = None) -> None:
         """Something was cancelled while it ran or waited, by a sibling or with its job: a replay must not do it again.
 
         Only an operator's retry opens it anew. A question that nobody waits for any more is withdrawn.
@@ -447,7 +445,8 @@ class Conductor(Family):
         run = self.run
         if run.lost is not None or run.suspending is not None:
             return
-        reason = "sibling" if run.end is None else "cancelled"
+        if reason is None:
+            reason = "cancelled" if run.end is not None else "race" if run.is_cut(path_here()) else "sibling"
         try:
             self.engine.journal.put(
                 AbandonStep(job=self.ref, step_key=key, try_number=try_number, reason=reason), lazy=True
@@ -465,7 +464,7 @@ class Conductor(Family):
         left = None if request.until is None else request.until - clock.now_ms()
         if left is not None and left <= 0:
             return "due"
-        waiter = Waiter(self.run, request.kind, request.waits_for, wake)
+        waiter = Waiter(self.run, request, path_here(), wake)
         waiter.until = request.until
         keep_ms = self.engine.settings.suspend_after_ms
         now = clock.mono_ms()
@@ -484,7 +483,7 @@ class Conductor(Family):
         now = self.engine.clock.mono_ms()
         self.run.unpark(waiter, now)
         if waiter.outcome == LEAVE or waiter.outcome is None:
-            self.run.check_enter(in_cleanup=in_cleanup(), mono_ms=now)
+            self.run.check_enter(in_cleanup=in_cleanup(), mono_ms=now, line=waiter.line)
             return "arrived"
         return waiter.outcome
 
@@ -519,16 +518,26 @@ class Conductor(Family):
 
     async def _enter_async(self, request: f.Enter | f.Mismatch) -> None:
         try:
-            self._do(request)
+            if isinstance(request, f.Mismatch):
+                self._do(request)
+            else:
+                self._enter()
         except (CancelRequested, Suspending):
             await self._leave_async()
             raise
+        while isinstance(request, f.Enter) and self._went_nowhere():
+            await self._park_async(f.Park("abandoned", request.key, None, request.key))
 
     async def _leave_async(self) -> None:
         """Leave as async code does: by the cancellation of the body's task, which reaches every line that it awaits.
 
         A run that is put away leaves only once no step executes in any of its lines; whoever records the last one sees to it.
+        A line that was cut short leaves alone.
         """
+        if self.run.is_cut(path_here()):
+            import asyncio
+
+            raise asyncio.CancelledError
         if self.run.lost is None and self.run.suspending is not None:
             self.run.leave_when_idle()
         else:
@@ -548,11 +557,6 @@ class Conductor(Family):
     def run_arms(self, arms: Sequence[Callable[[], Any]], limit: int) -> list[Any]:
         """Run callables in threads, the caller's among them: so that parents in all threads cannot deadlock."""
         return Arms(self, arms).run(limit)
-
-
-def _path() -> str:
-    scope = SCOPE.get()
-    return "" if scope is None else scope.branch.path
 
 
 Main = Coroutine[Any, Any, Any]
