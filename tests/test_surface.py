@@ -23,13 +23,13 @@ def words(text: str) -> list[str]:
 
 
 ALL = words("""
-    AsyncClient AsyncEngine AsyncJob AsyncStep AsyncWorkflow Call Child Client Codec Done Engine Job NotDone Queue Rate Resource
-    Retry Secret Step Workflow __version__ ask cancelled cleanup current_job current_step heartbeat log now parallel rng sleep
-    sleep_until start step uuid7 wait_signal workflow
+    AsyncClient AsyncEngine AsyncJob AsyncStep AsyncWorkflow Branch Call Child Client Codec Done Engine Job NotDone Queue Rate Resource
+    Retry Secret Step Workflow __version__ ask branch cancelled cleanup current_job current_step heartbeat log now parallel
+    patched race rng sleep sleep_until start step uuid7 wait_signal workflow
 """)
 
 LATER = words("""
-    External Branch Continue Schedule branch external issue patched poll publish race
+    External Continue Schedule external issue poll publish
     Client.complete Client.fail Client.heartbeat AsyncClient.complete AsyncClient.fail AsyncClient.heartbeat
     Job.published Job.fork AsyncJob.published AsyncJob.fork
 """)
@@ -41,6 +41,10 @@ REST = "raises, inputs, isolate, outside, check_args"
 ENGINE = (
     "store, *, workflows, queues, consume, slots, threads, lease_seconds, gate_timeout_seconds, drain_seconds, "
     "suspend_after_seconds, durability, resources, replace, codecs, name, clock, ids"
+)
+
+PARALLEL = tuple(
+    f"fn, items, *, {tolerance}limit, key" for tolerance in ("", "max_failed, ", "max_failed_share, ", "min_ok, ")
 )
 
 SIGNATURES: dict[str, tuple[str, ...]] = {
@@ -85,8 +89,13 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "start": ("call, /, *, detached", "calls, /, *, detached", "wf, /, *args, detached"),
     "start.aio": ("call, /, *, detached", "calls, /, *, detached", "wf, /, *args, detached"),
     "Child.cancel": ("reason",),
-    "parallel": ("fn, items, *, limit, key",),
-    "parallel.aio": ("fn, items, *, limit, key",),
+    "parallel": PARALLEL,
+    "parallel.aio": PARALLEL,
+    "branch": ("fn, *args",),
+    "Branch.result": ("",),
+    "race": ("*branches",),
+    "race.aio": ("*branches",),
+    "patched": ("name",),
     "now": ("",),
     "rng": ("",),
     "uuid7": ("",),

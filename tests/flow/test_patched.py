@@ -23,7 +23,7 @@ def new(what: str) -> str:
     return f"new {what}"
 
 
-def edited(name: str, *, is_async: bool, places: int = 1) -> tuple[Any, Any]:
+def edited(name: str, *, is_async: bool) -> tuple[Any, Any]:
     """Return a workflow before and after an edit, in one colour: a step, a place, a wait, the place again."""
 
     @workflow(name=name)
@@ -77,7 +77,7 @@ def test_a_job_that_passed_a_place_goes_on_as_it_began_and_a_new_one_runs_the_ed
 
 @COLOURS
 def test_the_answer_is_recorded_and_stays_whatever_comes_later(rig: Rig, is_async: bool) -> None:
-    before, after = edited("job", is_async=is_async)
+    _, after = edited("job", is_async=is_async)
     engine = rig.start(after)
     fresh = engine.submit(after)
     rig.until_put_away(fresh)

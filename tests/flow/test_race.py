@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.flow.kit import Rig, eventually, wait_for
+from tests.flow.kit import Rig, eventually
 
 from relight import ask, branch, parallel, race, sleep, step, wait_signal, workflow
 from relight.authoring.branches import Branch
@@ -176,33 +176,20 @@ def test_a_cancel_reaches_every_branch(rig: Rig) -> None:
 # ---------------------------------------------------------------- races
 
 
-def racing(rig: Rig, colour: str, *, suspend: float = 30) -> tuple[Any, list[str]]:
-    """Return a workflow that races a signal against a question, and what its lines noted as they left."""
-    left: list[str] = []
+def racing(colour: str) -> Any:
+    """Return a workflow that races a signal against a question."""
 
     def by_signal() -> str:
-        try:
-            return wait_signal("go", type=str)
-        finally:
-            left.append("signal")
+        return wait_signal("go", type=str)
 
     def by_person() -> str:
-        try:
-            return ask("Go?").choice
-        finally:
-            left.append("person")
+        return ask("Go?").choice
 
     async def aby_signal() -> str:
-        try:
-            return await wait_signal.aio("go", type=str)
-        finally:
-            left.append("signal")
+        return await wait_signal.aio("go", type=str)
 
     async def aby_person() -> str:
-        try:
-            return (await ask.aio("Go?")).choice
-        finally:
-            left.append("person")
+        return (await ask.aio("Go?")).choice
 
     @workflow(name="job")
     def job() -> list[Any]:
@@ -224,7 +211,7 @@ def racing(rig: Rig, colour: str, *, suspend: float = 30) -> tuple[Any, list[str
             other = type(error).__name__
         return [first, await lines[first], other, await wait_signal.aio("end", type=int)]
 
-    return (job if colour == "sync" else ajob), left
+    return job if colour == "sync" else ajob
 
 
 @pytest.mark.parametrize("colour", ["sync", "async"])
@@ -232,7 +219,7 @@ def racing(rig: Rig, colour: str, *, suspend: float = 30) -> tuple[Any, list[str
 def test_the_first_wins_and_the_others_are_abandoned_and_a_replay_tells_the_same(
     rig: Rig, colour: str, suspend: float
 ) -> None:
-    job, left = racing(rig, colour)
+    job = racing(colour)
     engine = rig.start(job, suspend_after_seconds=suspend)
     done = engine.submit(job)
     question = rig.question(done)

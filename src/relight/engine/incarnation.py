@@ -28,7 +28,7 @@ from relight.core.commands.engines import CloseWriterNow, OpenWriterNow, Quarant
 from relight.core.commands.jobs import PutJobAway, fresh_run
 from relight.core.commands.steering import system
 from relight.engine.board import Board
-from relight.engine.claimer import Candidate
+from relight.engine.claimer import Candidate, Served
 from relight.engine.gate import Gate
 from relight.engine.lease import Lease
 from relight.engine.lines import leave_behind
@@ -179,7 +179,7 @@ class Incarnation(Lease, Shelf):
             self.settings.lease_ms,
             now_ms + self.settings.lease_ms,
             now_ms,
-            msgspec.json.encode(self.registry.kinds).decode(),
+            msgspec.json.encode([(w.kind, w.spec.version) for w in self.registry.workflows]).decode(),
             None if consume is None else msgspec.json.encode(consume).decode(),
         )
         started = ev.EngineStarted(
@@ -194,6 +194,14 @@ class Incarnation(Lease, Shelf):
         return OpenWriterNow(row=row, heads=heads, who=system(self.engine_id), started=started)
 
     queues: tuple[QueueRecord, ...] = ()
+
+    @property
+    def served(self) -> Served:
+        """What jobs this engine can run."""
+        return Served(
+            {(w.kind, w.spec.version): not w.spec.is_async for w in self.registry.workflows},
+            {kind: found.spec.version for kind in self.registry.kinds if (found := self.registry.find(kind))},
+        )
 
     def _registration(self, known: set[str], defined: Mapping[str, QueueRecord]) -> Command:
         changed = [
@@ -303,7 +311,7 @@ class Incarnation(Lease, Shelf):
 
     def _new_run(self, candidate: Candidate, run_id: str) -> Run:
         job = candidate.job
-        workflow = self.registry.find(job.kind)
+        workflow = self.registry.find_version(job.kind, candidate.version)
         assert workflow is not None
         ref = fresh_run(job.job_id, job.trace_id, job.kind, run_id)
         tags: dict[str, str] = msgspec.json.decode(job.tags) if job.tags else {}

@@ -34,7 +34,7 @@ class Ended(Protocol):
         """Keep a large text by its content."""
         ...
 
-    def decode_result(self, kind: str, text: str | None) -> Any:
+    def decode_result(self, kind: str, text: str | None, version: str | None = None) -> Any:
         """Decode a job's outputs as its workflow's result. Raises ``PayloadError``."""
         ...
 
@@ -53,7 +53,7 @@ def command_for(run: Run, engine: Ended, value: Any, error: BaseException | None
             return _never_reached(run, engine, doubts)
         try:
             text = encode(value, what=f"result of {run.ref.kind}").decode()
-            engine.decode_result(run.ref.kind, text)  # or nobody who asks for it could read it
+            engine.decode_result(run.ref.kind, text, run.spec.version)  # or nobody who asks for it could read it
         except PayloadError as refused:
             return _failed(run, engine, failure_of(refused), now_ms)
         return _completed(run, engine, text, tuple(removed), now_ms)
