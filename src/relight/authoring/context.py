@@ -73,11 +73,11 @@ class RunPort(Protocol):
         """Run callables in threads, the caller's among them; return results or exceptions in order."""
         ...
 
-    def adopt(self, task: Any, line: str) -> None:
+    def adopt(self, running: Any, line: str) -> None:
         """Remember a task of the job and its line, to be ended with it."""
         ...
 
-    def line_of(self, task: Any) -> str:
+    def line_of(self, running: Any) -> str:
         """Return the line of a task of the job; empty for any other one."""
         ...
 

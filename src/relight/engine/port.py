@@ -69,14 +69,14 @@ class Port:
 
     # branches
 
-    def adopt(self, task: Any, line: str) -> None:
+    def adopt(self, running: Any, line: str) -> None:
         """Remember a task of this run and its line, to be ended with it."""
-        self.run.tasks[task] = line
-        task.add_done_callback(lambda task: self.run.tasks.pop(task, None))
+        self.run.tasks[running] = line
+        running.add_done_callback(lambda ended: self.run.tasks.pop(ended, None))
 
-    def line_of(self, task: Any) -> str:
+    def line_of(self, running: Any) -> str:
         """Return the line of a task of this run; empty for any other one."""
-        return self.run.tasks.get(task, "")
+        return self.run.tasks.get(running, "")
 
     def open_line(self, call: Callable[[], Any], path: str) -> Line:
         """Begin a branch of a sync body in a thread of its own."""
