@@ -72,12 +72,12 @@ class Registry:
             self._newest[kind] = workflow
 
     def renew(self, workflow: BaseWorkflow[..., Any]) -> bool:
-        """Take a workflow of ``__main__`` in place of the one of its kind, if that one was registered; tell whether it was.
+        """Take a workflow of ``__main__`` in place of the one of its kind and version, if there was one; tell whether.
 
         So a notebook's cell can be run again while its engine runs. Jobs under way go on with what they began with until they
         are replayed.
         """
-        known = self._workflows.get(workflow.kind)
+        known = self.find_version(workflow.kind, workflow.spec.version)
         if known is None or known is workflow or not _is_of_main(workflow):
             return False
         self.add(workflow)

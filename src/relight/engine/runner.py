@@ -490,7 +490,14 @@ class Conductor(Family, Port):
     def _park(self, request: f.Park) -> str:
         latch = threading.Lock()
         latch.acquire()
-        waiter = self._waiter(request, lambda _: latch.release())
+        try:
+            waiter = self._waiter(request, lambda _: latch.release())
+        except CancelRequested:
+            if self.run.is_cut(path_here()) and request.kind != "abandoned":
+                self._abandon(
+                    request.key, request.try_number, request.waits_for if request.kind == "ask" else None, "race"
+                )
+            raise
         if isinstance(waiter, str):
             return waiter
         latch.acquire()
