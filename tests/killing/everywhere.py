@@ -111,9 +111,8 @@ def begun_steps(folder: Path) -> list[str]:
 def audit(folder: Path) -> list[str]:
     """Return what is wrong with a finished scenario."""
     found = [f"{f.invariant}: {f.detail}" for f in verify_store(str(folder / "jobs.db")).findings]
-    with Client(
-        str(folder / "jobs.db"), workflows=[scenario.steps, scenario.waits, scenario.asks, scenario.victim]
-    ) as client:
+    known = [scenario.steps, scenario.waits, scenario.asks, scenario.victim, scenario.races, scenario.araces]
+    with Client(str(folder / "jobs.db"), workflows=known) as client:
         for kind, (state, result) in scenario.EXPECTED.items():
             job = client.job(kind=kind, idempotency_key=scenario.KEY)
             info = job.info()

@@ -18,18 +18,21 @@ from relight import (
     Resource,
     Retry,
     ask,
+    branch,
     cleanup,
     current_job,
     current_step,
     now,
     parallel,
+    patched,
+    race,
     sleep,
     start,
     step,
     wait_signal,
     workflow,
 )
-from relight.errors import Conflict, NotFound, StepError
+from relight.errors import Conflict, NotFound, StepError, StepFailed
 from relight.model import FINAL_STATES, JobState
 
 
@@ -142,12 +145,46 @@ def victim(n: int) -> int:
     return n
 
 
+@step
+def thirds(n: int) -> int:
+    ledger().begin()
+    if n % 3 == 2:
+        raise StepError("no third", retryable=False)
+    return n
+
+
+@workflow
+def races(n: int) -> list[int]:
+    total = double(n) if patched("double-first") else 0
+    found = parallel(thirds, range(8), limit=3, max_failed=2)
+    try:
+        parallel(thirds, [2, 5, 8, *range(9, 30)], limit=1, min_ok=23)
+    except* StepFailed as group:
+        total += len(group.exceptions)
+    either = [branch(double, 1), branch(double, 2)]
+    double(race(*either))  # another winner on replay would be another argument
+    timed = [branch(sleep, 3600), branch(lambda: double(n) + double(n))]
+    assert race(*timed) == 1
+    return [total, sum(found.ok), len(found.failed)]
+
+
+@workflow
+async def araces(n: int) -> list[int]:
+    total = await double.aio(n) if patched("double-first") else 0
+    found = await parallel.aio(thirds, range(8), limit=3, max_failed=2)
+    await double.aio(await race.aio(fetch(1), fetch(2)))
+    assert await race.aio(sleep.aio(3600), branch(fetch, n)) == 1
+    return [total, sum(found.ok), len(found.failed)]
+
+
 KEY = "scenario"
 EXPECTED = {
     "steps": (JobState.COMPLETED, 2 * 5 + 5 + 2 * 6 + 2 * 5),
     "waits": (JobState.COMPLETED, "34hello"),
     "asks": (JobState.COMPLETED, "receipt for o-1"),
     "victim": (JobState.CANCELLED, None),
+    "races": (JobState.COMPLETED_WITH_ISSUES, [18 + 2, 21, 2]),
+    "araces": (JobState.COMPLETED_WITH_ISSUES, [18, 21, 2]),
 }
 
 
@@ -173,7 +210,7 @@ def run(folder: Path, reached: object) -> None:
     """Drive the scenario to its end; ``reached`` is called at each durable boundary."""
     engine = Engine(
         str(folder / "jobs.db"),
-        workflows=[steps, waits, asks, victim, helper],
+        workflows=[steps, waits, asks, victim, races, araces, helper],
         resources={ledger: Ledger(folder)},
         suspend_after_seconds=0,
         threads=8,
@@ -181,7 +218,7 @@ def run(folder: Path, reached: object) -> None:
     engine.probe = reached  # type: ignore[assignment]
     over = threading.Event()
     with engine:
-        calls = [steps.bind(5), waits.bind(3), asks.bind("o-1"), victim.bind(7)]
+        calls = [steps.bind(5), waits.bind(3), asks.bind("o-1"), victim.bind(7), races.bind(9), araces.bind(9)]
         jobs = engine.submit_many(call.options(idempotency_key=KEY, max_stalls=1000) for call in calls)
         steering = threading.Thread(target=_steer, args=(engine, over), daemon=True)
         steering.start()
