@@ -77,6 +77,8 @@ T = TypeVar("T")
 
 SETTLE_MS = 25
 """How long a run must have been quiet before it is put away for a wait that is known to be long."""
+STILL_HOPS = 8
+"""How often the loop goes round, twice each, before a quiet async run is put away: as far as a wake-up is handed on."""
 
 
 @dataclass(frozen=True)
@@ -489,11 +491,26 @@ class Incarnation(Lease, Shelf):
 
     def maybe_put_away(self, run: Run) -> None:
         """Put a run away if it is quiet and every wait in it is long."""
+        moves = run.moves
         wants = run.wants_to_be_put_away(self.clock.mono_ms(), self.settle_ms - 5)
-        if wants:
+        if wants and run.spec.is_async:
+            self.loop.call(functools.partial(self._put_away_if_still, run, moves, STILL_HOPS))
+        elif wants:
             run.suspend("waiting")
         elif wants is None:
             self.board.after(self.settle_ms, lambda: self.maybe_put_away(run))
+
+    def _put_away_if_still(self, run: Run, moves: int, hops: int) -> None:
+        """Put an async run away if nothing has happened in it since, on its loop: a line that is about to go on has by now.
+
+        Between two durable calls a line is nowhere to be seen; only the loop knows that it is ready to run.
+        """
+        if run.moves != moves:
+            self.board.after(self.settle_ms, lambda: self.maybe_put_away(run))
+        elif hops > 0:
+            self.loop.call(functools.partial(self._put_away_if_still, run, moves, hops - 1))
+        else:
+            run.suspend("waiting")
 
     # leaving
 

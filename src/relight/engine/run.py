@@ -91,6 +91,8 @@ class Run:
         self._when_returned: list[Callable[[], None]] = []
         self.parked: set[Waiter] = set()
         self.moved_at = 0
+        self.moves = 0
+        """Counts what happens in the run: while it stands still, nothing has."""
         self.cleanup_until: int | None = None
         self.overdue: set[StepKey] = set()
         self.notes: dict[StepKey, str] = {}
@@ -153,6 +155,7 @@ class Run:
             self.busy -= 1
             self.driving -= 1
             self.moved_at = mono_ms
+            self.moves += 1
 
     def unpark(self, waiter: Waiter, mono_ms: int) -> None:
         """Note that a line goes on."""
@@ -161,16 +164,19 @@ class Run:
             self.busy += 1
             self.driving += 1
             self.moved_at = mono_ms
+            self.moves += 1
 
     def flow_begins(self) -> None:
         """Note that a durable call is under way."""
         with self.lock:
             self.driving += 1
+            self.moves += 1
 
     def flow_ends(self) -> None:
         """Note that it has returned."""
         with self.lock:
             self.driving -= 1
+            self.moves += 1
 
     def begin_step(self, key: StepKey, try_number: int, *, in_cleanup: bool, mono_ms: int) -> None:
         """Note that a step is about to be called, unless nothing may begin any more. Raises as ``check_enter``."""
