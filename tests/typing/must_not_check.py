@@ -39,10 +39,10 @@ def charge(order: Order) -> str:
 def stubborn() -> None: ...
 
 
-parallel(extract, [Path("a")], max_failed=1, min_ok=1)  # E20 two tolerances
-parallel(extract, [Path("a")], max_failed_share=0.1).failed[0].message  # E21 pairs of index and failure
-branch(extract, 7).result()  # E22 wrong argument of a branch
-z: str = branch(extract, Path("a")).result()  # E23 type of a branch's result
+parallel(extract, [Path("a")], max_failed=1, min_ok=1)  # E23 two tolerances
+parallel(extract, [Path("a")], max_failed_share=0.1).failed[0].message  # E24 pairs of index and failure
+branch(extract, 7).result()  # E25 wrong argument of a branch
+z: str = branch(extract, Path("a")).result()  # E26 type of a branch's result
 
 
 async def body() -> None:
