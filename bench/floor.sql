@@ -13,13 +13,13 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?
         'queued', 'submitted')
 
 -- name: start_runs
--- As claim, the job's half: (job_id, run_id, engine_id, attempt, at).
+-- As claim, the job's half: (job_id, run_id, engine_id, attempt, at, version).
 UPDATE jobs SET state = 'running', status_reason = 'claimed', claimable = 0, ready_at = NULL, begun = 1,
-                run_id = ?2, updated_at = ?5 WHERE job_id = ?1 AND attempt = ?4
+                run_id = ?2, updated_at = ?5, version = ?6 WHERE job_id = ?1 AND attempt = ?4
 
 -- name: new_runs
--- As claim, the run's half.
-INSERT INTO runs (run_id, job_id, engine_id, attempt, state, started_at) VALUES (?2, ?1, ?3, ?4, 'running', ?5)
+-- As claim, the run's half. (?6 is named so that the statement takes as many values as the row has.)
+INSERT INTO runs (run_id, job_id, engine_id, attempt, state, started_at) SELECT ?2, ?1, ?3, ?4, 'running', ?5 WHERE ?6 IS ?6
 
 -- name: begin_steps
 -- As the begin of a step; the order of values is that of BeginStep.

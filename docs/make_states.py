@@ -16,7 +16,7 @@ MEANS = {
     JobState.AWAITING_VALIDATION: "its validators look at it (no part of this version puts a job here)",
     JobState.AWAITING_USER: "only a person can move it: an answer, or an operator after a history mismatch",
     JobState.COMPLETED: "ended with a result",
-    JobState.COMPLETED_WITH_ISSUES: "ended with a result and with issues (no part of this version puts a job here)",
+    JobState.COMPLETED_WITH_ISSUES: "ended with a result and with issues: items of `parallel` that failed within its tolerance, steps that were removed",
     JobState.FAILED: "ended with an error; an operator may retry it",
     JobState.CANCELLED: "ended because somebody asked for it",
     JobState.POISONED: "kept killing its engine; never retried by itself",
@@ -80,8 +80,7 @@ actions, the audit and this page are made from it. Words are those of the [gloss
 - Outputs exist only in `completed` and `completed_with_issues`.
 - `queued` has two faces: a job that never began, and one that was put away and waits. The first is cancelled or failed
   at once; the second gets one last run, in which its clean-up happens.
-- `awaiting_validation` and `completed_with_issues` are part of the table and of every reader; what moves jobs there
-  comes with validators and issues.
+- `awaiting_validation` is part of the table and of every reader; what moves jobs there comes with validators.
 
 ## Runs
 

@@ -49,6 +49,7 @@ PROMISES = {
     "J-3": "P9",
     "J-4": "P5",
     "J-5": "P5",
+    "J-6": "P9",
     "S-1": "P2, P7",
 }
 """Which promise of docs/guarantees.md an invariant re-checks."""

@@ -23,13 +23,13 @@ def words(text: str) -> list[str]:
 
 
 ALL = words("""
-    AsyncClient AsyncEngine AsyncJob AsyncStep AsyncWorkflow Call Child Client Codec Done Engine External Job NotDone Queue Rate
-    Resource Retry Secret Step Workflow __version__ ask cancelled cleanup current_job current_step external heartbeat issue log
-    now parallel poll publish rng sleep sleep_until start step uuid7 wait_signal workflow
+    AsyncClient AsyncEngine AsyncJob AsyncStep AsyncWorkflow Branch Call Child Client Codec Done Engine External Job NotDone
+    Queue Rate Resource Retry Secret Step Workflow __version__ ask branch cancelled cleanup current_job current_step external
+    heartbeat issue log now parallel patched poll publish race rng sleep sleep_until start step uuid7 wait_signal workflow
 """)
 
 LATER = words("""
-    Branch Continue Schedule branch patched race
+    Continue Schedule
     Job.fork AsyncJob.fork
 """)
 
@@ -47,6 +47,10 @@ WAIT_SIGNAL = (
     "name, /, *, type, timeout_seconds, default",
     "name, name2, /, *names, timeout_seconds",
     "name, name2, /, *names, timeout_seconds, default",
+)
+
+PARALLEL = tuple(
+    f"fn, items, *, {tolerance}limit, key" for tolerance in ("", "max_failed, ", "max_failed_share, ", "min_ok, ")
 )
 
 SIGNATURES: dict[str, tuple[str, ...]] = {
@@ -94,8 +98,13 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "start": ("call, /, *, detached", "calls, /, *, detached", "wf, /, *args, detached"),
     "start.aio": ("call, /, *, detached", "calls, /, *, detached", "wf, /, *args, detached"),
     "Child.cancel": ("reason",),
-    "parallel": ("fn, items, *, limit, key",),
-    "parallel.aio": ("fn, items, *, limit, key",),
+    "parallel": PARALLEL,
+    "parallel.aio": PARALLEL,
+    "branch": ("fn, *args",),
+    "Branch.result": ("",),
+    "race": ("*branches",),
+    "race.aio": ("*branches",),
+    "patched": ("name",),
     "now": ("",),
     "rng": ("",),
     "uuid7": ("",),

@@ -4,6 +4,7 @@ Jobs survive crashes; nothing new starts until the last crash is accounted for; 
 that happened. Errors are in ``relight.errors``, states and records in ``relight.model``.
 """
 
+from relight.authoring.branches import Branch, branch, race
 from relight.authoring.children import Child, start
 from relight.authoring.external import External, external
 from relight.authoring.fanout import parallel
@@ -17,6 +18,7 @@ from relight.authoring.primitives import (
     heartbeat,
     issue,
     now,
+    patched,
     publish,
     rng,
     uuid7,
@@ -42,6 +44,7 @@ __all__ = [
     "AsyncJob",
     "AsyncStep",
     "AsyncWorkflow",
+    "Branch",
     "Call",
     "Child",
     "Client",
@@ -60,6 +63,7 @@ __all__ = [
     "Workflow",
     "__version__",
     "ask",
+    "branch",
     "cancelled",
     "cleanup",
     "current_job",
@@ -70,8 +74,10 @@ __all__ = [
     "log",
     "now",
     "parallel",
+    "patched",
     "poll",
     "publish",
+    "race",
     "rng",
     "sleep",
     "sleep_until",

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from relight.core.history import History, differing_arguments
+from relight.core.keys import Branch
 from relight.errors import InvalidArgument, RegistrationError
 from relight.ids import JobId, RunId, StepKey
 from relight.model import StepKind, StepRecord, StepState
@@ -41,10 +42,38 @@ def test_finished_steps_that_nobody_called_yet_are_ahead_in_order() -> None:
     assert past.ahead_of(StepKey("new#0")) == []
 
 
-def test_only_the_steps_of_the_same_branch_are_ahead() -> None:
-    past = history(record("a#0"), record("b0/a#0"), record("b0/b1/a#0"))
+def test_the_steps_of_the_same_line_are_ahead_and_of_the_branches_that_it_has_yet_to_open() -> None:
+    line = Branch()
+    past = History([record("a#0"), record("b0/a#0"), record("b0/b1/a#0"), record("b0/k00/a#0")], line.opened)
+    assert past.ahead_of(StepKey("new#0")) == ["a#0", "b0/a#0"]
+    inner = line.child()
+    assert past.ahead_of(StepKey("new#0")) == ["a#0"]
+    assert past.ahead_of(StepKey("b0/new#0")) == ["b0/a#0", "b0/b1/a#0", "b0/k00/a#0"]
+    inner.child()
+    inner.named("00")
+    assert past.ahead_of(StepKey("b0/new#0")) == ["b0/a#0", "b0/b1/a#0"]
+    inner.child()
     assert past.ahead_of(StepKey("b0/new#0")) == ["b0/a#0"]
     assert past.ahead_of(StepKey("b7/new#0")) == []
+
+
+def test_a_line_was_passed_when_anything_at_all_is_recorded_further_on() -> None:
+    line = Branch()
+    waiting = record("sleep#0", StepState.WAITING, StepKind.SLEEP)
+    past = History([record("now#0", kind=StepKind.VALUE), waiting, record("b0/a#0", StepState.RUNNING)], line.opened)
+    assert past.passed("")
+    call(past, "now#0", "sleep#0")
+    assert past.passed("")
+    line.child()
+    assert not past.passed("") and past.passed("b0/")
+
+
+def test_nothing_of_a_line_that_lost_a_race_is_ahead_or_left_over() -> None:
+    race = record("race#0", kind=StepKind.VALUE, outcome='{"winner":1,"lost":["b0/"]}')
+    past = history(race, record("b0/a#0"), record("b0/b3/a#0", StepState.IN_DOUBT), record("b1/a#0"))
+    assert [past.has_lost(line) for line in ("", "b0/", "b0/b3/", "b1/", "b01/")] == [False, True, True, False, False]
+    assert past.left_over() == (["b1/a#0"], [])
+    assert past.has_begun("b0/b3/") and not past.has_begun("b2/")
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import pytest
 from tests.flow.kit import Rig
 
-from relight import Engine, Job, ask, now, sleep, start, step, wait_signal, workflow
+from relight import Engine, Job, ask, now, parallel, sleep, start, step, wait_signal, workflow
 from relight.errors import IllegalTransition, JobFailed
 from relight.model import JobState
 
@@ -206,6 +207,97 @@ def test_a_removed_step_is_an_event_not_a_stop(rig: Rig) -> None:
     [told] = rig.events(job, "step_removed")
     assert told.step_key == "reserve#0"
     assert CALLS == ["reserve 1", "charge 1"]
+    row = rig.row(job)
+    assert row.state is JobState.COMPLETED_WITH_ISSUES
+    [issue] = msgspec.json.decode(row.issues or "")
+    assert issue["code"] == "step_removed" and "reserve#0" in issue["detail"]
+    assert "reserve#0" in again.why().summary
+
+
+def fan_of(n: int) -> str:
+    return charge(reserve(n))
+
+
+@workflow(name="job")
+def fan_v1() -> list[str]:
+    got = parallel(fan_of, [1, 2])
+    wait_signal("go", type=int)
+    return got
+
+
+@pytest.mark.parametrize("keyed", [False, True], ids=["numbered", "keyed"])
+def test_a_new_step_in_front_of_a_fan_out_stops_the_job_too(rig: Rig, keyed: bool) -> None:
+    key = str if keyed else None
+
+    @workflow(name="job")
+    def old() -> list[str]:
+        got = parallel(fan_of, [1, 2], key=key)
+        return [*got, str(wait_signal("go", type=int) and charge(9))]
+
+    @workflow(name="job")
+    def new() -> list[str]:
+        approve()
+        return parallel(fan_of, [1, 2], key=key)
+
+    _, job = begun(rig, old)
+    _, again = replayed(rig, new, job)
+    assert "approve#0 is new" in stopped(rig, again, "step_inserted")
+    assert "approve" not in CALLS
+
+
+def test_a_new_step_behind_a_fan_out_is_fine(rig: Rig) -> None:
+    @workflow(name="job")
+    def new() -> list[str]:
+        got = parallel(fan_of, [1, 2])
+        wait_signal("go", type=int)
+        return [*got, str(approve())]
+
+    _, job = begun(rig, fan_v1)
+    _, again = replayed(rig, new, job)
+    assert again.result(timeout_seconds=10) == ["charged 1", "charged 2", "True"]
+
+
+def test_a_new_step_in_one_arm_stops_the_job_too(rig: Rig) -> None:
+    def arm(n: int) -> str:
+        if n == 2:
+            approve()
+        return fan_of(n)
+
+    @workflow(name="job")
+    def new() -> list[str]:
+        return parallel(arm, [1, 2])
+
+    _, job = begun(rig, fan_v1)
+    _, again = replayed(rig, new, job)
+    assert "b1/approve#0 is new" in stopped(rig, again, "step_inserted")
+
+
+@pytest.mark.parametrize("change", ["inserted", "removed"])
+def test_inserted_and_removed_steps_are_told_of_async_code_too(rig: Rig, change: str) -> None:
+    @workflow(name="job")
+    async def old() -> str:
+        got = await charge.aio(await reserve.aio(1))
+        await wait_signal.aio("go", type=int)
+        return got
+
+    @workflow(name="job")
+    async def inserted() -> str:
+        await approve.aio()
+        return await charge.aio(await reserve.aio(1))
+
+    @workflow(name="job")
+    async def removed() -> str:
+        got = await charge.aio(1)
+        await wait_signal.aio("go", type=int)
+        return got
+
+    _, job = begun(rig, old)
+    _, again = replayed(rig, inserted if change == "inserted" else removed, job)
+    if change == "inserted":
+        assert "approve#0 is new" in stopped(rig, again, "step_inserted")
+    else:
+        assert again.result(timeout_seconds=10) == "charged 1"
+        assert rig.row(job).state is JobState.COMPLETED_WITH_ISSUES
 
 
 def test_a_step_that_became_something_else_stops_the_job(rig: Rig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -446,3 +447,22 @@ def test_a_result_that_cannot_be_stored_fails_the_job(rig: Rig) -> None:
         engine.submit(job).result(timeout_seconds=10)
     with pytest.raises(JobFailed, match=r"does not fit int"):
         engine.submit(wrong).result(timeout_seconds=10)
+
+
+def test_a_body_that_computes_beside_a_long_sleep_is_not_put_away_for_it(rig: Rig) -> None:
+    """Between two durable calls nothing of the body is to be seen, however long it takes: only the loop knows."""
+
+    @workflow
+    async def job() -> list[str]:
+        background = asyncio.ensure_future(sleep.aio(3600))
+        got = [await note.aio("one")]
+        until = time.monotonic() + 0.3
+        while time.monotonic() < until:
+            pass
+        got.append(await note.aio("two"))
+        background.cancel()
+        return got
+
+    done = rig.start(job).submit(job)
+    assert done.result(timeout_seconds=10) == ["one", "two"]
+    assert len(rig.runs(done)) == 1

@@ -113,7 +113,15 @@ def audit(folder: Path) -> list[str]:
     found = [f"{f.invariant}: {f.detail}" for f in verify_store(str(folder / "jobs.db")).findings]
     with Client(
         str(folder / "jobs.db"),
-        workflows=[scenario.steps, scenario.waits, scenario.asks, scenario.victim, scenario.outside],
+        workflows=[
+            scenario.steps,
+            scenario.waits,
+            scenario.asks,
+            scenario.victim,
+            scenario.outside,
+            scenario.races,
+            scenario.araces,
+        ],
     ) as client:
         state = client.job(kind="outside", idempotency_key=scenario.KEY).published("state", type=str, timeout_seconds=0)
         if state != "done":

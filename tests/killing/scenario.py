@@ -18,6 +18,7 @@ from relight import (
     Resource,
     Retry,
     ask,
+    branch,
     cleanup,
     current_job,
     current_step,
@@ -25,15 +26,17 @@ from relight import (
     issue,
     now,
     parallel,
+    patched,
     poll,
     publish,
+    race,
     sleep,
     start,
     step,
     wait_signal,
     workflow,
 )
-from relight.errors import Conflict, NotFound, StepError
+from relight.errors import Conflict, NotFound, StepError, StepFailed
 from relight.model import FINAL_STATES, JobState
 
 
@@ -183,6 +186,38 @@ async def outside(n: int) -> str:
     return f"{got} {looked} {said.name}"
 
 
+@step
+def thirds(n: int) -> int:
+    ledger().begin()
+    if n % 3 == 2:
+        raise StepError("no third", retryable=False)
+    return n
+
+
+@workflow
+def races(n: int) -> list[int]:
+    total = double(n) if patched("double-first") else 0
+    found = parallel(thirds, range(8), limit=3, max_failed=2)
+    try:
+        parallel(thirds, [2, 5, 8, *range(9, 30)], limit=1, min_ok=23)
+    except* StepFailed as group:
+        total += len(group.exceptions)
+    either = [branch(double, 1), branch(double, 2)]
+    double(race(*either))  # another winner on replay would be another argument
+    timed = [branch(sleep, 3600), branch(lambda: double(n) + double(n))]
+    assert race(*timed) == 1
+    return [total, sum(found.ok), len(found.failed)]
+
+
+@workflow
+async def araces(n: int) -> list[int]:
+    total = await double.aio(n) if patched("double-first") else 0
+    found = await parallel.aio(thirds, range(8), limit=3, max_failed=2)
+    await double.aio(await race.aio(fetch(1), fetch(2)))
+    assert await race.aio(sleep.aio(3600), branch(fetch, n)) == 1
+    return [total, sum(found.ok), len(found.failed)]
+
+
 KEY = "scenario"
 EXPECTED = {
     "steps": (JobState.COMPLETED, 2 * 5 + 5 + 2 * 6 + 2 * 5),
@@ -190,6 +225,8 @@ EXPECTED = {
     "asks": (JobState.COMPLETED, "receipt for o-1"),
     "victim": (JobState.CANCELLED, None),
     "outside": (JobState.COMPLETED_WITH_ISSUES, "7 11 no"),
+    "races": (JobState.COMPLETED_WITH_ISSUES, [18 + 2, 21, 2]),
+    "araces": (JobState.COMPLETED_WITH_ISSUES, [18, 21, 2]),
 }
 
 
@@ -233,7 +270,7 @@ def run(folder: Path, reached: object) -> None:
     outside_world = Ledger(folder)
     engine = Engine(
         str(folder / "jobs.db"),
-        workflows=[steps, waits, asks, victim, helper, outside],
+        workflows=[steps, waits, asks, victim, helper, outside, races, araces],
         resources={ledger: outside_world},
         suspend_after_seconds=0,
         threads=8,
@@ -242,6 +279,7 @@ def run(folder: Path, reached: object) -> None:
     over = threading.Event()
     with engine:
         calls = [steps.bind(5), waits.bind(3), asks.bind("o-1"), victim.bind(7), outside.bind(9)]
+        calls += [races.bind(9), araces.bind(9)]
         jobs = engine.submit_many(call.options(idempotency_key=KEY, max_stalls=1000) for call in calls)
         steering = threading.Thread(target=_steer, args=(engine, outside_world, over), daemon=True)
         steering.start()

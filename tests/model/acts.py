@@ -101,6 +101,7 @@ class Acts(Driver):
             job=cj.fresh_run(job.job_id, job.trace_id, job.kind, self.world.new_id()),
             engine_id=engine.id,
             attempt=attempt,
+            version=job.version if job.begun else ("2" if n % 2 else None),
             replay_steps=0,
             limits=limits,
         )

@@ -139,6 +139,7 @@ class Reference(Ground):
         job = self.job(c.job)
         need(job.state is _S.QUEUED and job.claimable and job.ready_at is not None and job.ready_at <= now)
         need(job.attempt == c.attempt and not self.aside(job.job_id))
+        need(not job.begun or job.version == c.version)
         need(self.t.engines[c.engine_id].gate is GateState.OPEN)
         run_id = c.job.run_id
         assert run_id is not None
@@ -151,6 +152,7 @@ class Reference(Ground):
             ready_at=None,
             begun=True,
             run_id=run_id,
+            version=c.version,
         )
         self.t.runs[run_id] = RunRecord(
             run_id=run_id,

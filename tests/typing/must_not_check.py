@@ -9,7 +9,7 @@ from p03_fanout import extract, ingest
 from p04_payment import Order
 from p10.flows import count, index_one
 
-from relight import AsyncEngine, Done, Engine, NotDone, Resource, Retry, ask, external, parallel, poll, sleep, start, step, wait_signal, workflow
+from relight import AsyncEngine, Done, Engine, NotDone, Resource, Retry, ask, branch, external, parallel, poll, sleep, start, step, wait_signal, workflow
 
 engine = Engine("x.db")
 engine.submit(ingest, 42)  # E1 wrong type
@@ -37,6 +37,12 @@ def charge(order: Order) -> str:
 
 @workflow(on_stall="restart")  # E14 not a policy
 def stubborn() -> None: ...
+
+
+parallel(extract, [Path("a")], max_failed=1, min_ok=1)  # E23 two tolerances
+parallel(extract, [Path("a")], max_failed_share=0.1).failed[0].message  # E24 pairs of index and failure
+branch(extract, 7).result()  # E25 wrong argument of a branch
+z: str = branch(extract, Path("a")).result()  # E26 type of a branch's result
 
 
 async def body() -> None:

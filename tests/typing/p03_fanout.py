@@ -3,8 +3,9 @@
 from functools import partial
 from pathlib import Path
 
-from relight import Engine, Retry, heartbeat, parallel, step, workflow
+from relight import Branch, Engine, Retry, branch, heartbeat, parallel, patched, race, sleep, step, workflow
 from relight.errors import StepError
+from relight.model import Outcomes
 
 
 @step
@@ -37,9 +38,17 @@ def both(path: Path) -> int:
 def ingest(folder: Path) -> Path:
     documents = list_documents(folder)
     texts: list[Path] = parallel(extract, documents, limit=16, key=str)
+    found: Outcomes[Path] = parallel(extract, documents, limit=16, max_failed_share=0.02, key=lambda path: path.name)
+    counted: Outcomes[int] = parallel(both, documents, max_failed=3)
+    for index, error in found.failed:
+        print(documents[index], error.step_key, error.message, found.skipped)
     sizes: list[int] = parallel(both, documents)
     merged: list[Path] = parallel(partial(merge, title="part"), [texts, texts[:1]])
-    return merge([*merged, *texts][: sum(sizes)])
+    title: Branch[Path] = branch(merge, found.ok, "title")
+    first: int = race(title, branch(sleep, 60))
+    if first == 0 and patched("title-first"):
+        merged.insert(0, title.result())
+    return merge([*merged, *texts][: sum(sizes) + sum(counted.ok)])
 
 
 if __name__ == "__main__":

@@ -24,6 +24,21 @@ from relight.model import CurrentJob, CurrentStep
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class ItemCount:
+    """How far a ``parallel`` is: of ``total`` items ``ended`` have ended, ``failed`` of them badly, ``allowed`` may.
+
+    ``place`` is its key in the job, ``name`` what it calls.
+    """
+
+    place: str
+    name: str
+    ended: int
+    total: int
+    failed: int
+    allowed: int | None
+
+
 class RunPort(Protocol):
     """What the code inside a job asks of the run it belongs to."""
 
@@ -56,6 +71,42 @@ class RunPort(Protocol):
 
     def run_arms(self, arms: Sequence[Callable[[], Any]], limit: int) -> list[Any]:
         """Run callables in threads, the caller's among them; return results or exceptions in order."""
+        ...
+
+    def adopt(self, running: Any, line: str) -> None:
+        """Remember a task of the job and its line, to be ended with it."""
+        ...
+
+    def line_of(self, running: Any) -> str:
+        """Return the line of a task of the job; empty for any other one."""
+        ...
+
+    def open_line(self, call: Callable[[], Any], path: str) -> Any:
+        """Begin a branch of a sync body in a thread of its own."""
+        ...
+
+    def first_of(self, lines: Sequence[Any]) -> int:
+        """Wait until one of some branches has ended, and return which."""
+        ...
+
+    def is_cut(self, line: str) -> bool:
+        """Tell whether a branch was cut short."""
+        ...
+
+    def cut(self, lines: Sequence[str], reason: str) -> None:
+        """Cut branches short."""
+        ...
+
+    def count_items(self, items: ItemCount) -> None:
+        """Note how many items of a ``parallel`` have ended, if that is news."""
+        ...
+
+    def stop_counting(self, place: str) -> None:
+        """Note that a ``parallel`` is over: another one may count."""
+        ...
+
+    def note_issue(self, place: str, code: str, detail: str | None) -> None:
+        """Note an issue of the job, once for each place of its code."""
         ...
 
     def current_job(self) -> CurrentJob:
@@ -93,10 +144,6 @@ class RunPort(Protocol):
 
     def publish(self, name: str, value: object) -> None:
         """Make a value readable from outside."""
-        ...
-
-    def add_issue(self, key: StepKey, issue: dict[str, Any]) -> None:
-        """Let the job end with an issue; one under the same key counts once."""
         ...
 
     def open_resource(self, resource: Any) -> Any:

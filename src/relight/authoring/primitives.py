@@ -17,7 +17,7 @@ from relight.authoring.context import SCOPE, Scope, in_body, leave_scope
 from relight.authoring.registry import check_text
 from relight.authoring.waiting import milliseconds
 from relight.clock import to_datetime
-from relight.core import waits
+from relight.core import choices, waits
 from relight.core.keys import check_name
 from relight.errors import NotInStep
 from relight.ids import derived_uuid7
@@ -102,7 +102,8 @@ def issue(code: str, detail: str | None = None) -> None:
     check_text(detail, "detail", 4000)
     key = scope.branch.next_key(f"issue:{code}")
     flow = waits.recorded_issue(scope.run.history, scope.run.ref, key, code, detail)
-    scope.run.add_issue(key, scope.run.drive_value(flow))  # type: ignore[attr-defined]
+    noted = scope.run.drive_value(flow)  # type: ignore[attr-defined]
+    scope.run.note_issue(key, noted["code"], noted["detail"])
 
 
 def cancelled() -> bool:
@@ -125,6 +126,19 @@ def cleanup(*, timeout_seconds: float = 30) -> Iterator[None]:
         yield
     finally:
         leave_scope(token)
+
+
+def patched(name: str) -> bool:
+    """Tell whether this place of an edited workflow is to run as it is now: put what is new behind ``if patched("…")``.
+
+    False for a job that an earlier run had already taken past this place, True for any other; recorded, so it stays so.
+    ``name`` says what was edited, each place in its own words. In sync and async code alike. Raises ``NotInJob``.
+    """
+    scope = in_body("patched")
+    key = scope.branch.next_key(f"patched:{check_name(name, 'patch')}")
+    flow = choices.is_patched(scope.run.history, scope.run.ref, key)
+    answer: bool = scope.run.drive_value(flow)  # type: ignore[attr-defined]
+    return answer
 
 
 def current_job() -> CurrentJob:

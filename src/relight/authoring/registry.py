@@ -7,6 +7,7 @@ Annotations are resolved and checked here, at registration, not in the middle of
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from datetime import datetime
@@ -46,7 +47,8 @@ class Registry:
     def __init__(self, workflows: Iterable[AnyWorkflow | ModuleType] = (), codecs: Sequence[Codec[Any]] = ()) -> None:
         self.codecs = CodecRegistry(codecs)
         self.types = KnownTypes()
-        self._workflows: dict[str, BaseWorkflow[..., Any]] = {}
+        self._workflows: dict[tuple[str, str | None], BaseWorkflow[..., Any]] = {}
+        self._newest: dict[str, BaseWorkflow[..., Any]] = {}
         self._signatures: dict[tuple[Any, bool], Signature] = {}
         for each in workflows:
             if isinstance(each, ModuleType):
@@ -60,25 +62,32 @@ class Registry:
                 )
 
     def add(self, workflow: BaseWorkflow[..., Any]) -> None:
-        """Register a workflow. One of the same kind from ``__main__`` (a notebook cell run again) is replaced."""
-        known = self._workflows.get(workflow.kind)
+        """Register a workflow, beside others of its kind under other versions.
+
+        One of the same kind and version from ``__main__`` (a notebook cell run again) is replaced.
+        """
+        kind, version = workflow.kind, workflow.spec.version
+        known = self._workflows.get((kind, version))
         same = known is None or known is workflow or known.spec.function is workflow.spec.function
         if known is not None and not same and not _is_of_main(workflow):
             raise KindDuplicate(
-                f'two workflows are of kind "{workflow.kind}" ({known.spec.code_ref}, {workflow.spec.code_ref}). '
-                'Rename one: @workflow(name="…")',
-                kind=workflow.kind,
+                f'two workflows are of kind "{kind}" ({known.spec.code_ref}, {workflow.spec.code_ref}). '
+                'Rename one: @workflow(name="…"), or give it a version of its own: @workflow(version="…")',
+                kind=kind,
             )
         self.signature(workflow.spec.function)
-        self._workflows[workflow.kind] = workflow
+        self._workflows[(kind, version)] = workflow
+        newest = self._newest.get(kind)
+        if newest is None or version_order(newest.spec.version) <= version_order(version):
+            self._newest[kind] = workflow
 
     def renew(self, workflow: BaseWorkflow[..., Any]) -> bool:
-        """Take a workflow of ``__main__`` in place of the one of its kind, if that one was registered; tell whether it was.
+        """Take a workflow of ``__main__`` in place of the one of its kind and version, if there was one; tell whether.
 
         So a notebook's cell can be run again while its engine runs. Jobs under way go on with what they began with until they
         are replayed.
         """
-        known = self._workflows.get(workflow.kind)
+        known = self.find_version(workflow.kind, workflow.spec.version)
         if known is None or known is workflow or not _is_of_main(workflow):
             return False
         self.add(workflow)
@@ -87,20 +96,21 @@ class Registry:
     @property
     def kinds(self) -> list[str]:
         """The kinds known here, by name."""
-        return sorted(self._workflows)
-
-    def kinds_of(self, *, is_async: bool) -> list[str]:
-        """The kinds of one colour."""
-        return sorted(kind for kind, workflow in self._workflows.items() if workflow.spec.is_async is is_async)
+        return sorted(self._newest)
 
     @property
     def workflows(self) -> list[BaseWorkflow[..., Any]]:
-        """The workflows known here, by kind."""
-        return [self._workflows[kind] for kind in self.kinds]
+        """The workflows known here, by kind, the newest version of each first."""
+        each = sorted(self._workflows.values(), key=lambda workflow: version_order(workflow.spec.version), reverse=True)
+        return sorted(each, key=lambda workflow: workflow.kind)
 
     def find(self, kind: str) -> BaseWorkflow[..., Any] | None:
-        """Return a kind's workflow, or None."""
-        return self._workflows.get(kind)
+        """Return the newest version of a kind's workflow, or None."""
+        return self._newest.get(kind)
+
+    def find_version(self, kind: str, version: str | None) -> BaseWorkflow[..., Any] | None:
+        """Return just this version of a kind's workflow, or None; having no version is a version, too."""
+        return self._workflows.get((kind, version))
 
     def signature(self, fn: Callable[..., Any], *, skip_self: bool = False) -> Signature:
         """Return a function's compiled signature. Raises ``RegistrationError``."""
@@ -298,6 +308,12 @@ def check_tags(tags: Any) -> str:
         if not is_text(value) or len(value) > 1000:
             raise InvalidArgument(f"tag {key!r}: {value!r} is not text of at most 1,000 characters")
     return msgspec.json.encode(pairs, order="sorted").decode()
+
+
+def version_order(version: str | None) -> list[tuple[int, int, str]]:
+    """Return what sorts versions from old to new: numbers in them by value (``"10"`` after ``"9"``), no version first."""
+    parts = [] if version is None else [part for part in re.split("([0-9]+)", version) if part]
+    return [(1, int(part), "") if part[0] in "0123456789" else (0, 0, part) for part in parts]
 
 
 def workflows_in(module: ModuleType) -> list[BaseWorkflow[..., Any]]:

@@ -7,7 +7,7 @@ something is wrong. Read next: ``upkeep.py``.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
@@ -20,6 +20,7 @@ from relight.cli.exit_codes import Exit
 from relight.cli.loading import Target, load
 from relight.cli.options import json_option, store_option
 from relight.cli.output import say, say_json, visible
+from relight.core.why_line import kinds_of
 from relight.core.why_words import count, listed
 from relight.errors import RelightError
 from relight.ids import short
@@ -113,7 +114,7 @@ class _Doctor:
             self.problems.append(
                 "the write-ahead log is long and is not being emptied: does some program keep the store open for reading?"
             )
-        for look in (self._look_at_engines, self._look_at_quarantine, self._look_at_queues):
+        for look in (self._look_at_engines, self._look_at_code, self._look_at_quarantine, self._look_at_queues):
             try:
                 with store.reading(snapshot=True) as reads:
                     look(store, reads)
@@ -142,6 +143,31 @@ class _Doctor:
                 f"{count(owed, 'run')} of dead engines are not recovered yet: start an engine (relight worker MODULE)"
             )
         self.problems += [problem for row in rows if (problem := _trouble_of(row, locks[row.engine_id]))]
+
+    def _look_at_code(self, store: SqliteStore, reads: Reads) -> None:
+        """Find jobs that no live engine's code can go on with: of another version, or stopped at a mismatch."""
+        aside: list[Unreadable] = []
+        live = [row for row in reads.engines_to_judge(aside=aside) if row.state is EngineState.LIVE]
+        served = [kinds_of(row) for row in live]
+        stranded = [
+            (kind, version, n)
+            for kind, version, n in reads.begun_versions()
+            if served and not any(_has_version(kinds, kind, version) for kinds in served)
+        ]
+        self.facts["stranded"] = [{"kind": k, "version": v, "jobs": n} for k, v, n in stranded]
+        for kind, version, n in stranded[:SHOWN]:
+            which = f"version {version}" if version else "no version"
+            self.problems.append(
+                f"{count(n, 'job')} of {kind} began under {which}, which no live engine has: start an engine that has it, beside "
+                "the new one or in it: workflows=[new, old]"
+            )
+        stopped = reads.count_mismatched()
+        self.facts["mismatched"] = stopped
+        if stopped:
+            self.problems.append(
+                f"{count(stopped, 'job')} stopped because code and record differ (history_mismatch): relight jobs --state "
+                "awaiting_user, then relight why JOB"
+            )
 
     def _look_at_quarantine(self, store: SqliteStore, reads: Reads) -> None:
         rows = reads.quarantine()
@@ -216,6 +242,10 @@ class _Doctor:
                 f"{name} {queue[name]}" for name in ("slots", "per_engine_slots", "rate") if queue[name] is not None
             )
             yield f"queue {queue['queue']}: {limits or 'no limit'}{', paused' if queue['paused'] else ''}"
+
+
+def _has_version(kinds: Mapping[str, set[str]], kind: str, version: str | None) -> bool:
+    return kind in kinds and (not kinds[kind] or (version or "") in kinds[kind])
 
 
 def _trouble_of(row: EngineRecord, lock: str | None) -> str | None:

@@ -105,8 +105,13 @@ class _Seen:
             f"{lasting(now_ms - row.beat_at)} ago" if row.state in _MAY_HOLD_LOCK else local(row.beat_at),
             str(self.running),
             local(row.started_at),
-            listed(kinds, 5) if isinstance(kinds, list) else "",
+            listed([_kind_words(kind) for kind in kinds], 5) if isinstance(kinds, list) else "",
         )
+
+
+def _kind_words(kind: object) -> str:
+    """Say a kind as an engine registered it: its name, and its version if it has one."""
+    return " ".join(str(part) for part in kind if part) if isinstance(kind, list) else str(kind)
 
 
 @engines.command()

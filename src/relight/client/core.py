@@ -113,11 +113,14 @@ class Core(Submitting, Steering, Outside):
 def info_of(job: JobRecord) -> JobInfo:
     """Return what users are shown of a job's row."""
     from relight.core.why import summary_of
+    from relight.core.why_case import failed_words
 
     progress = None
     if job.progress:
         said = msgspec.json.decode(job.progress)
-        progress = Progress(said.get("done") or 0, said.get("total"), said.get("note"), to_datetime(said["at"]))
+        bad = failed_words(said)
+        note = f"{said.get('note')} ({bad})" if bad else said.get("note")
+        progress = Progress(said.get("done") or 0, said.get("total"), note, to_datetime(said["at"]))
     return JobInfo(
         id=job.job_id,
         kind=job.kind,

@@ -54,7 +54,8 @@ class _Handle(Generic[R_co]):
         if text.startswith(STOWED):
             with self._core.store.reading() as reads:
                 text = reads.blob(text.removeprefix(STOWED)) or "null"
-        workflow = self._core.registry.find(job.kind)
+        registry = self._core.registry
+        workflow = registry.find_version(job.kind, job.version) or registry.find(job.kind)
         if self._type is not None:
             codec = self._core.registry.codecs.for_type(self._type, what="type")
         elif workflow is not None:

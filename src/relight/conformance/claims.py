@@ -182,6 +182,60 @@ def test_jobs_wait_in_line_by_priority_then_time_then_id(store_factory: StoreFac
             assert reads.claimable_ids("elsewhere", ["census"], now, 10) == [elsewhere.job_id]
 
 
+# versions
+
+
+def test_a_job_that_has_begun_is_left_to_its_own_version(store_factory: StoreFactory) -> None:
+    with World(store_factory) as world:
+        engine = world.open_engine()
+        job = engine.submit(queue="versions", version="1")
+        now = world.clock.now_ms()
+        engine.put_away(engine.claim(job), ready_at=now)
+        assert world.job(job).version == "1"
+
+        def found(*versions: tuple[str, str | None]) -> list[str]:
+            with world.store.reading() as reads:
+                return [each.job_id for each in reads.claimable("versions", ["census"], now, 9, versions=versions)]
+
+        assert found(("census", "2"), ("census", None), ("other", "1")) == []
+        assert found(("census", "2"), ("census", "1")) == [job.job_id]
+        for other in ("2", None):
+            [error] = engine.outcomes(engine.claiming(job, version=other))
+            assert refused(error)
+        engine.claim(job)
+
+
+def test_a_job_that_has_not_begun_takes_the_version_that_it_is_claimed_under(store_factory: StoreFactory) -> None:
+    with World(store_factory) as world:
+        engine = world.open_engine()
+        now = world.clock.now_ms()
+        for submitted, claimed in (("1", "2"), (None, "2"), ("2", None), ('a"b\\ é', 'a"b\\ é')):
+            job = engine.submit(queue="versions", version=submitted)
+            with world.store.reading() as reads:
+                assert [each.job_id for each in reads.claimable("versions", ["census"], now, 9, versions=[])] == [
+                    job.job_id
+                ]
+            run = engine.claim(job, version=claimed)
+            assert world.job(job).version == claimed
+            engine.put_away(run, ready_at=now)
+            with world.store.reading() as reads:
+                mine = reads.claimable("versions", ["census"], now, 9, versions=[("census", claimed)])
+                assert [each.job_id for each in mine] == [job.job_id]
+            engine.finish(engine.claim(job))
+
+
+def test_jobs_under_way_are_counted_by_version(store_factory: StoreFactory) -> None:
+    with World(store_factory) as world:
+        engine = world.open_engine()
+        for version in ("1", "1", "2", None):
+            engine.claim(engine.submit("counted", version=version), version=version)
+        engine.submit("counted", version="3")
+        engine.finish(engine.claim(engine.submit("counted", version="1")))
+        with world.store.reading() as reads:
+            found = [each for each in reads.begun_versions() if each[0] == "counted"]
+        assert found == [("counted", None, 1), ("counted", "1", 2), ("counted", "2", 1)]
+
+
 # limits
 
 

@@ -398,6 +398,7 @@ class Engine(Writer):
             "job": JobRef(job.job_id, job.trace_id, job.kind, RunId(self.world.new_id())),
             "engine_id": self.id,
             "attempt": 1 if row is None else row.attempt,
+            "version": None if row is None else row.version,
             "replay_steps": 0,
             "limits": tuple(limits),
         } | more

@@ -89,6 +89,8 @@ class StartRun(Row, frozen=True, array_like=True):
     engine_id: str
     attempt: int
     at: int
+    version: str | None = None
+    """Under which version of its kind it runs: of a job that has begun its own, else what the engine chose."""
 
 
 class QueueLimit(Row, frozen=True, array_like=True):

@@ -1,7 +1,8 @@
 """What a job's record says, while its code is driven through it again.
 
 Replay is a walk: each call asks for its key. What the record has and no call asked for yet lies *ahead*; a step without a
-record in a branch that still has finished steps ahead was inserted by an edit, and would run in the past.
+record in a line that still has finished steps ahead (its own, or of branches that it opens only later) was inserted by an
+edit, and would run in the past. A branch that **lost** a race goes nowhere any more: nothing of it is ahead or left over.
 Read next: ``flow.py``.
 """
 
@@ -12,30 +13,61 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from relight.core.keys import branch_of, doubt_key, is_part
+from relight.core.keys import branch_of, doubt_key, is_part, lines_to
 from relight.errors import InvalidArgument, RegistrationError
 from relight.ids import StepKey
 from relight.model import FINISHED_STEPS, StepKind, StepRecord, StepState
 
+RACE = "race"
+"""The name of what records a race: its winner's number, and the lines that were cut short."""
+
 
 class History:
-    """The records of one job, by key. Not locked: a run's arms take turns through the run's own lock."""
+    """The records of one job, by key. Not locked: a run's arms take turns through the run's own lock.
 
-    def __init__(self, records: Iterable[StepRecord] = ()) -> None:
+    ``opened`` is the table of how many branches each line has opened so far in this replay (``keys.Branch``).
+    """
+
+    def __init__(self, records: Iterable[StepRecord] = (), opened: Mapping[str, int] | None = None) -> None:
         self._records = {record.step_key: record for record in records}
         self._ahead: dict[str, set[StepKey]] = {}
         self._unread: dict[str, set[StepKey]] = {}
         self._begun: set[str] = set()
         self._called: dict[StepKey, object] = {}
         self._functions: dict[str, tuple[object, str]] = {}
+        self._opened: Mapping[str, int] = {} if opened is None else opened
+        self._lost = frozenset(line for record in self._records.values() for line in _losers(record))
+        self._lines: set[str] = set()
+        """Every line that has a record, and the lines that lead to it."""
+        self._branches: dict[str, dict[str, StepKey | None]] = {}
+        """Of each line, its branches that have a record, and the first finished step of each."""
         for key, record in self._records.items():
-            if "?" in key or is_part(key):
+            line = branch_of(key)
+            lines = lines_to(line)
+            self._lines.update(lines)
+            if "?" in key or is_part(key) or self.has_lost(line):
                 continue
-            self._unread.setdefault(branch_of(key), set()).add(key)
+            for outer, inner in zip(["", *lines], lines, strict=False):
+                self._branches.setdefault(outer, {}).setdefault(inner, None)
+            self._unread.setdefault(line, set()).add(key)
             has_outcome = record.state in (StepState.COMPLETED, StepState.FAILED)
             if has_outcome and record.kind is not StepKind.VALUE and "[" not in key:
-                self._ahead.setdefault(branch_of(key), set()).add(key)
+                self._ahead.setdefault(line, set()).add(key)
+                for outer, inner in zip(["", *lines], lines, strict=False):
+                    self._branches[outer][inner] = min(key, self._branches[outer][inner] or key)
+        self._to_read = sum(len(keys) for keys in self._unread.values())
         self._questions: dict[StepKey, int] = {}
+
+    def _to_open(self, line: str) -> list[StepKey | None]:
+        """Return, of each branch that an earlier run opened in a line and this one has not yet, its first finished step."""
+        branches = self._branches.get(line)
+        if not branches:
+            return []
+        opened = self._opened.get(line, 0)
+        found = [inner for inner in branches if _is_to_open(inner, len(line), opened, self._opened)]
+        if not found:
+            del self._branches[line]  # branches are opened in order: none is left
+        return [branches[inner] for inner in found]
 
     def __len__(self) -> int:
         return len(self._records)
@@ -48,6 +80,8 @@ class History:
         """Tell whether the code of a branch, and of those it made, has not come to where an earlier run of it stopped."""
         if path in self._begun or any(begun.startswith(path) for begun in list(self._begun)):
             return False
+        if not path:
+            return self._to_read > 0  # asked at each item of a large fan-out
         return any(keys and branch.startswith(path) for branch, keys in list(self._unread.items()))
 
     def call(self, key: StepKey) -> StepRecord | None:
@@ -64,9 +98,11 @@ class History:
             )
         record = self._records.get(key)
         if record is not None:
-            for keys in (self._unread.get(branch_of(key)), self._ahead.get(branch_of(key))):
-                if keys is not None:
-                    keys.discard(key)
+            line = branch_of(key)
+            if key in self._unread.get(line, ()):
+                self._unread[line].discard(key)
+                self._to_read -= 1
+            self._ahead.get(line, set()).discard(key)
         return record
 
     def peek(self, key: StepKey) -> StepRecord | None:
@@ -77,12 +113,29 @@ class History:
         """Return the finished steps of a key's branch that no call has asked for yet."""
         if "[" in key:
             return []
-        return sorted(self._ahead.get(branch_of(key), ()))
+        line = branch_of(key)
+        return sorted({*self._ahead.get(line, ()), *(first for first in self._to_open(line) if first is not None)})
+
+    def passed(self, line: str) -> bool:
+        """Tell whether an earlier run came further in a line than this one has: anything at all is recorded ahead."""
+        return bool(self._unread.get(line)) or bool(self._to_open(line))
+
+    def has_begun(self, line: str) -> bool:
+        """Tell whether anything was ever recorded in a line, or in a branch of it."""
+        return line in self._lines
+
+    def has_lost(self, line: str) -> bool:
+        """Tell whether a line lost a race in an earlier run, or is a branch of one that did."""
+        return bool(self._lost) and not self._lost.isdisjoint(lines_to(line))
 
     def left_over(self) -> tuple[list[StepKey], list[StepKey]]:
         """Return what no call asked for when the job's code had ended: finished steps (removed), and steps in doubt."""
         removed = sorted(key for keys in self._ahead.values() for key in keys)
-        doubts = [r.step_key for r in self._records.values() if r.state is StepState.IN_DOUBT]
+        doubts = [
+            r.step_key
+            for r in self._records.values()
+            if r.state is StepState.IN_DOUBT and not self.has_lost(branch_of(r.step_key))
+        ]
         return removed, doubts
 
     def settle(self, key: StepKey) -> None:
@@ -110,6 +163,18 @@ class History:
                 f'two different steps are called "{name}" ({known[1]}, {code_ref}). Rename one: @step(name="…")',
                 name=name,
             )
+
+
+def _is_to_open(branch: str, at: int, opened: int, named: Mapping[str, int]) -> bool:
+    return int(branch[at + 1 : -1]) >= opened if branch[at] == "b" else branch not in named
+
+
+def _losers(record: StepRecord) -> list[str]:
+    """Return the lines that lost a recorded race."""
+    if record.kind is not StepKind.VALUE or record.name != RACE or record.outcome is None:
+        return []
+    told: dict[str, list[str]] = msgspec.json.decode(record.outcome)
+    return told["lost"]
 
 
 def differing_arguments(recorded: str | None, now: Mapping[str, str]) -> list[str]:

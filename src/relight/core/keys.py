@@ -27,12 +27,13 @@ def check_name(name: object, what: str) -> str:
 class Branch:
     """One line of steps inside a job, and its counters. Used from one thread or task at a time."""
 
-    __slots__ = ("_branches", "_counts", "path")
+    __slots__ = ("_counts", "opened", "path")
 
-    def __init__(self, path: str = "") -> None:
+    def __init__(self, path: str = "", opened: dict[str, int] | None = None) -> None:
         self.path = path
         self._counts: dict[str, int] = {}
-        self._branches = 0
+        self.opened: dict[str, int] = {} if opened is None else opened
+        """How many branches each line of the job has opened so far, by its path: one table for all of them."""
 
     def next_key(self, name: str) -> StepKey:
         """Take the key of the next step of this name in this branch."""
@@ -42,9 +43,21 @@ class Branch:
 
     def child(self) -> Branch:
         """Open the next branch that this one creates."""
-        ordinal = self._branches
-        self._branches = ordinal + 1
-        return Branch(f"{self.path}b{ordinal}/")
+        ordinal = self.opened.get(self.path, 0)
+        self.opened[self.path] = ordinal + 1
+        return Branch(f"{self.path}b{ordinal}/", self.opened)
+
+    def named(self, name: str) -> Branch:
+        """Open a branch that is found by its name again, not by its number. ``name``: 12 characters of a hash."""
+        path = f"{self.path}k{name}/"
+        self.opened.setdefault(path, 0)
+        return Branch(path, self.opened)
+
+
+def lines_to(path: str) -> list[str]:
+    """Return a line's path and those of the lines that lead to it, the outermost first; the job's own line is no branch."""
+    parts = path.split("/")[:-1]
+    return ["/".join(parts[: n + 1]) + "/" for n in range(len(parts))]
 
 
 def explicit_key(name: str, key: str) -> StepKey:

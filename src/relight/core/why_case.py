@@ -148,4 +148,13 @@ def progress_words(text: str | None) -> str:
     said = [plain(str(note), 80)] if note else []
     if isinstance(done, int | float):
         said.append(f"{number(done)} of {number(total)}" if isinstance(total, int | float) else f"{number(done)} done")
-    return " ".join(said)
+    bad = failed_words(told)
+    return " ".join([*said, f"({bad})"] if bad else said)
+
+
+def failed_words(told: Mapping[str, Any]) -> str:
+    """Say how many of what was counted failed: ``14 failed, up to 100 allowed``; nothing when none did."""
+    failed, allowed = told.get("failed"), told.get("allowed")
+    if not isinstance(failed, int) or failed <= 0:
+        return ""
+    return f"{failed:,} failed" + (f", up to {allowed:,} allowed" if isinstance(allowed, int) else "")

@@ -34,10 +34,10 @@ def nobody_able(case: Case) -> Found | None:
     fitting = [e for e in knowing if _fits(job, e)]
     if not fitting:
         versions = sorted({version for e in knowing for version in kinds_of(e)[job.kind]})
-        have = f"the {_live(knowing)} {'has' if len(knowing) == 1 else 'have'} version {listed(versions)}"
-        return _unable(
-            case, "kind_version_not_registered", knowing, f"it began under version {job.version}, and {have}"
-        )
+        have = listed([f"version {plain(v, 60)}" if v else "one without a version" for v in versions])
+        began = f"it began under version {plain(job.version, 60)}" if job.version else "it began without a version"
+        because = f"{began}, and the {_live(knowing)} {'has' if len(knowing) == 1 else 'have'} {have}"
+        return _unable(case, "kind_version_not_registered", knowing, because)
     if not any(_consumes(e, job.queue) for e in fitting):
         return _unable(case, "no_engine", fitting, _none(fitting, "take", f"from queue {plain(job.queue, 60)}"))
     return None
@@ -54,21 +54,24 @@ def _able(case: Case) -> list[EngineRecord]:
 
 
 def kinds_of(engine: EngineRecord) -> dict[str, set[str]]:
-    """Return the kinds that an engine registered, each with its versions where they are told (name, or [name, version])."""
+    """Return the kinds that an engine registered, each with its versions where they are told (name, or [name, version]).
+
+    Having no version is a version too: an empty text.
+    """
     found: dict[str, set[str]] = {}
     for item in read_list(engine.kinds):
         if isinstance(item, str):
             found.setdefault(item, set())
         elif isinstance(item, list) and item and isinstance(item[0], str):
             versions = found.setdefault(item[0], set())
-            if len(item) > 1 and item[1]:
-                versions.add(str(item[1]))
+            if len(item) > 1:
+                versions.add(str(item[1] or ""))
     return found
 
 
 def _fits(job: JobRecord, engine: EngineRecord) -> bool:
     versions = kinds_of(engine)[job.kind]
-    return not job.begun or job.version is None or not versions or job.version in versions
+    return not job.begun or not versions or (job.version or "") in versions
 
 
 def _consumes(engine: EngineRecord, queue: str) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from relight.clock import Clock
+from relight.core.flow import Park
 from relight.store.reads import OpenWait
 
 if TYPE_CHECKING:
@@ -27,24 +28,32 @@ LEAVE = "leave"
 class Waiter:
     """One line of a run that waits. ``wake`` is called once, from any thread, with what happened."""
 
-    __slots__ = ("_wake", "also", "kind", "looked", "outcome", "put_away_at", "run", "until", "waits_for")
+    __slots__ = (
+        "_wake",
+        "also",
+        "kind",
+        "line",
+        "looked",
+        "outcome",
+        "put_away_at",
+        "run",
+        "until",
+        "wait",
+        "waits_for",
+    )
 
-    def __init__(
-        self,
-        run: Run,
-        kind: str,
-        waits_for: str | None,
-        wake: Callable[[str], None],
-        also: tuple[str, ...] = (),
-    ) -> None:
+    def __init__(self, run: Run, wait: Park, line: str, wake: Callable[[str], None]) -> None:
         self.run = run
-        self.kind = kind
-        self.waits_for = waits_for
-        self.also = also
+        self.kind: str = wait.kind
+        self.waits_for = wait.waits_for
+        self.also = tuple(name for _, name in wait.also)
         """Further things of its kind that end the wait."""
+        self.wait = wait
+        self.line = line
+        """The line of the job that waits."""
         self.put_away_at = 0
         self.until: int | None = None
-        self.looked = waits_for is None
+        self.looked = wait.waits_for is None
         """Whether the store was asked, since the line parked, if what it waits for has come."""
         self.outcome: str | None = None
         self._wake = wake

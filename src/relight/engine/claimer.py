@@ -7,7 +7,7 @@ is set aside, and the others are claimed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -25,10 +25,34 @@ SetAside = Callable[[str, Sequence[Unreadable]], None]
 
 
 @dataclass(frozen=True)
+class Served:
+    """What an engine can run: each version of each kind, and whether it is sync; and the newest version of each kind.
+
+    A job that has begun is run by the version it began under; one that has not by the newest.
+    """
+
+    is_sync: Mapping[tuple[str, str | None], bool]
+    newest: Mapping[str, str | None]
+
+    def version_for(self, job: JobRecord) -> str | None:
+        """Return the version under which a job would run here."""
+        return job.version if job.begun else self.newest[job.kind]
+
+    def needs_thread(self, job: JobRecord) -> bool:
+        """Tell whether a job would run in a thread here."""
+        return self.is_sync[(job.kind, self.version_for(job))]
+
+    def with_room(self, *, threads: bool) -> list[tuple[str, str | None]]:
+        """Return the versions that may be claimed now: sync ones only while there are threads."""
+        return [which for which, is_sync in self.is_sync.items() if threads or not is_sync]
+
+
+@dataclass(frozen=True)
 class Candidate:
-    """A job to claim, what is recorded in it, and the limits that its claim must keep."""
+    """A job to claim, the version it is to run under, what is recorded in it, and the limits that its claim must keep."""
 
     job: JobRecord
+    version: str | None
     steps: tuple[StepRecord, ...]
     limits: tuple[QueueLimit, ...]
 
@@ -46,15 +70,15 @@ def find_candidates(
     store: Store,
     me: EngineId,
     *,
-    sync_kinds: Sequence[str],
-    async_kinds: Sequence[str],
+    served: Served,
     consume: Sequence[str] | None,
     room: Room,
     now_ms: int,
     set_aside: SetAside,
 ) -> list[Candidate]:
     """Return what to claim, the most urgent first. Jobs that cannot be read are set aside."""
-    kinds = [*async_kinds, *(sync_kinds if room.threads > 0 else ())]
+    versions = served.with_room(threads=room.threads > 0)
+    kinds = sorted({kind for kind, _ in versions})
     if room.slots <= 0 or not kinds:
         return []
     found: list[JobRecord] = []
@@ -70,9 +94,9 @@ def find_candidates(
             definition = defined.get(queue, QueueRecord(queue=queue))
             free, limits[queue] = _free_in(reads, definition, me, min(room.slots, MAX_CLAIMS))
             if free > 0:
-                found += reads.claimable(queue, kinds, now_ms, free, aside=bad_jobs)
+                found += reads.claimable(queue, kinds, now_ms, free, versions=versions, aside=bad_jobs)
         found.sort(key=lambda job: (-job.priority, job.ready_at or 0, job.job_id))
-        chosen = _fit(found, room, frozenset(sync_kinds))
+        chosen = _fit(found, room, served)
         begun = [job.job_id for job in chosen if job.begun]
         steps: dict[str, list[StepRecord]] = {}
         for step in reads.steps_of(begun, aside=bad_steps) if begun else ():
@@ -82,7 +106,9 @@ def find_candidates(
     set_aside("steps", bad_steps)
     bad = {each.id for each in (*bad_jobs, *bad_steps)}
     return [
-        Candidate(job, tuple(steps.get(job.job_id, ())), limits[job.queue]) for job in chosen if job.job_id not in bad
+        Candidate(job, served.version_for(job), tuple(steps.get(job.job_id, ())), limits[job.queue])
+        for job in chosen
+        if job.job_id not in bad
     ]
 
 
@@ -111,7 +137,7 @@ def _free_in(reads: Reads, queue: QueueRecord, me: EngineId, most: int) -> tuple
     return most, tuple(limits)
 
 
-def _fit(found: Sequence[JobRecord], room: Room, sync_kinds: frozenset[str]) -> list[JobRecord]:
+def _fit(found: Sequence[JobRecord], room: Room, served: Served) -> list[JobRecord]:
     slots, threads, probation = min(room.slots, MAX_CLAIMS), room.threads, room.probation
     chosen = []
     for job in found:
@@ -119,7 +145,7 @@ def _fit(found: Sequence[JobRecord], room: Room, sync_kinds: frozenset[str]) -> 
             break
         if job.probation and not probation:
             continue
-        if job.kind in sync_kinds:
+        if served.needs_thread(job):
             if threads == 0:
                 continue
             threads -= 1

@@ -259,7 +259,7 @@ class _Host(_Opened):
             self._engine = None
             self._services = []
             try:
-                engine.close(drained=drained, suspended=before - len(engine.all_runs()))
+                engine.close(drained=drained, suspended=max(before - len(engine.all_runs()), 0))
             finally:
                 if core is not None:
                     core.ends.stop()

@@ -27,11 +27,11 @@ from relight.core.commands import Command
 from relight.core.commands.engines import CloseWriterNow, OpenWriterNow, QuarantineRow, RegisterKinds, Tell
 from relight.core.commands.jobs import PutJobAway, fresh_run
 from relight.core.commands.steering import system
-from relight.core.history import History
 from relight.engine.board import Board
-from relight.engine.claimer import Candidate
+from relight.engine.claimer import Candidate, Served
 from relight.engine.gate import Gate
 from relight.engine.lease import Lease
+from relight.engine.lines import leave_behind
 from relight.engine.outcome import command_for
 from relight.engine.pool import Pool
 from relight.engine.resources import Resources
@@ -77,6 +77,8 @@ T = TypeVar("T")
 
 SETTLE_MS = 25
 """How long a run must have been quiet before it is put away for a wait that is known to be long."""
+STILL_HOPS = 8
+"""How often the loop goes round, twice each, before a quiet async run is put away: as far as a wake-up is handed on."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ class Incarnation(Lease, Shelf):
             self.settings.lease_ms,
             now_ms + self.settings.lease_ms,
             now_ms,
-            msgspec.json.encode(self.registry.kinds).decode(),
+            msgspec.json.encode([(w.kind, w.spec.version) for w in self.registry.workflows]).decode(),
             None if consume is None else msgspec.json.encode(consume).decode(),
         )
         started = ev.EngineStarted(
@@ -194,6 +196,14 @@ class Incarnation(Lease, Shelf):
         return OpenWriterNow(row=row, heads=heads, who=system(self.engine_id), started=started)
 
     queues: tuple[QueueRecord, ...] = ()
+
+    @property
+    def served(self) -> Served:
+        """What jobs this engine can run."""
+        return Served(
+            {(w.kind, w.spec.version): not w.spec.is_async for w in self.registry.workflows},
+            {kind: found.spec.version for kind in self.registry.kinds if (found := self.registry.find(kind))},
+        )
 
     def _registration(self, known: set[str], defined: Mapping[str, QueueRecord]) -> Command:
         changed = [
@@ -303,11 +313,11 @@ class Incarnation(Lease, Shelf):
 
     def _new_run(self, candidate: Candidate, run_id: str) -> Run:
         job = candidate.job
-        workflow = self.registry.find(job.kind)
+        workflow = self.registry.find_version(job.kind, candidate.version)
         assert workflow is not None
         ref = fresh_run(job.job_id, job.trace_id, job.kind, run_id)
         tags: dict[str, str] = msgspec.json.decode(job.tags) if job.tags else {}
-        run = Run(job, ref, workflow.spec, History(candidate.steps), tags)
+        run = Run(job, ref, workflow.spec, candidate.steps, tags)
         run.started_ms = self.clock.now_ms()
         run.busy = 1
         if job.cancel_code is not None:
@@ -349,13 +359,15 @@ class Incarnation(Lease, Shelf):
         return run.spec.function, args, kwargs
 
     def _run_sync(self, run: Run) -> None:
-        SCOPE.set(Scope(Conductor(run, self), run.branch))
+        conductor = Conductor(run, self)
+        SCOPE.set(Scope(conductor, run.branch))
         value, error = None, None
         try:
             function, args, kwargs = self.patiently(run, lambda: self._function_and_arguments(run))
             value = function(*args, **kwargs)
         except BaseException as raised:  # boundary: user code, and leaving by exception
             error = raised
+        leave_behind(conductor)
         self._settle(run, value, error)
 
     def _begin_all_async(self, runs: Sequence[Run]) -> None:
@@ -481,11 +493,26 @@ class Incarnation(Lease, Shelf):
 
     def maybe_put_away(self, run: Run) -> None:
         """Put a run away if it is quiet and every wait in it is long."""
+        moves = run.moves
         wants = run.wants_to_be_put_away(self.clock.mono_ms(), self.settle_ms - 5)
-        if wants:
+        if wants and run.spec.is_async:
+            self.loop.call(functools.partial(self._put_away_if_still, run, moves, STILL_HOPS))
+        elif wants:
             run.suspend("waiting")
         elif wants is None:
             self.board.after(self.settle_ms, lambda: self.maybe_put_away(run))
+
+    def _put_away_if_still(self, run: Run, moves: int, hops: int) -> None:
+        """Put an async run away if nothing has happened in it since, on its loop: a line that is about to go on has by now.
+
+        Between two durable calls a line is nowhere to be seen; only the loop knows that it is ready to run.
+        """
+        if run.moves != moves:
+            self.board.after(self.settle_ms, lambda: self.maybe_put_away(run))
+        elif hops > 0:
+            self.loop.call(functools.partial(self._put_away_if_still, run, moves, hops - 1))
+        else:
+            run.suspend("waiting")
 
     # leaving
 

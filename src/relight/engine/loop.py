@@ -47,9 +47,10 @@ def _task_factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) ->
         return asyncio.Task(coro, loop=loop, context=context, **options)
     if context is None:
         context = contextvars.copy_context()
-    context.run(SCOPE.set, Scope(scope.run, scope.branch.child(), None, scope.cleanup))
+    branch = scope.branch.child()
+    context.run(SCOPE.set, Scope(scope.run, branch, None, scope.cleanup))
     task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, context=context, **options)
-    scope.run.adopt(task)  # type: ignore[attr-defined]
+    scope.run.adopt(task, branch.path)
     return task
 
 

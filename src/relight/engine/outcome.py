@@ -34,7 +34,7 @@ class Ended(Protocol):
         """Keep a large text by its content."""
         ...
 
-    def decode_result(self, kind: str, text: str | None) -> Any:
+    def decode_result(self, kind: str, text: str | None, version: str | None = None) -> Any:
         """Decode a job's outputs as its workflow's result. Raises ``PayloadError``."""
         ...
 
@@ -53,7 +53,7 @@ def command_for(run: Run, engine: Ended, value: Any, error: BaseException | None
             return _never_reached(run, engine, doubts)
         try:
             text = encode(value, what=f"result of {run.ref.kind}").decode()
-            engine.decode_result(run.ref.kind, text)  # or nobody who asks for it could read it
+            engine.decode_result(run.ref.kind, text, run.spec.version)  # or nobody who asks for it could read it
         except PayloadError as refused:
             return _failed(run, engine, failure_of(refused), now_ms)
         return _completed(run, engine, text, tuple(removed), now_ms)
@@ -78,14 +78,18 @@ def _base(run: Run, engine: Ended, now_ms: int) -> dict[str, Any]:
 
 def _completed(run: Run, engine: Ended, text: str, removed: tuple[StepKey, ...], now_ms: int) -> Command:
     stored = text if len(text) <= INLINE_CHARS else engine.stow(text)
-    issues = list(run.issues.values())
-    state = JobState.COMPLETED_WITH_ISSUES if issues else JobState.COMPLETED
+    for key in removed:
+        run.issues.note(
+            f"{key} removed", "step_removed", f"{key} is recorded as finished, and the code no longer calls it"
+        )
+    issues = run.issues.text()
+    state = JobState.COMPLETED if issues is None else JobState.COMPLETED_WITH_ISSUES
     return FinishRun(
         state=state,
-        reason=str(state),
+        reason=state.value,
+        issues=issues,
         outputs=stored,
         outputs_hash=digest(text),
-        issues=msgspec.json.encode(issues).decode() if issues else None,
         removed_steps=removed,
         **_base(run, engine, now_ms),
     )

@@ -15,7 +15,7 @@ The lock guards these flags and counts; it is held for a few statements only, ne
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,16 +23,19 @@ from relight.clock import to_datetime
 from relight.core.commands import JobRef
 from relight.core.events import EventPayload
 from relight.core.history import History
-from relight.core.keys import Branch
+from relight.core.issues import Issues
+from relight.core.keys import Branch, lines_to
 from relight.engine.board import LEAVE, Waiter
+from relight.engine.telling import Telling
 from relight.errors import CancelRequested, Suspending
 from relight.ids import StepKey, short
-from relight.model import CurrentJob, JobRecord
+from relight.model import CurrentJob, JobRecord, StepRecord
 
 if TYPE_CHECKING:
     import asyncio
 
     from relight.authoring.workflows import WorkflowSpec
+    from relight.engine.lines import Line
     from relight.store.tickets import Ticket
 
 
@@ -48,12 +51,21 @@ class End:
 class Run:
     """See the module."""
 
-    def __init__(self, job: JobRecord, ref: JobRef, spec: WorkflowSpec, history: History, tags: dict[str, str]) -> None:
+    def __init__(
+        self,
+        job: JobRecord,
+        ref: JobRef,
+        spec: WorkflowSpec,
+        steps: Sequence[StepRecord],
+        tags: dict[str, str],
+    ) -> None:
         self.job = job
         self.ref = ref
         self.spec = spec
-        self.history = history
         self.branch = Branch()
+        self.history = History(steps, self.branch.opened)
+        self.issues = Issues()
+        self.progress = Telling(job.progress)
         self.tags = tags
         self.lock = threading.Lock()
         self.end: End | None = None
@@ -66,22 +78,31 @@ class Run:
         self.driving = 0
         """Durable calls under way in async lines: between their first request and their end, those parked left out."""
         self.steps: dict[StepKey, int] = {}
+        """Steps that are executing, each with the number of its try."""
         self.invoking = 0
         """Async lines that called a step and have not got its outcome back yet; a thread's part of it may be over."""
+        self.lines: dict[StepKey, str] = {}
+        """In which line each of them executes."""
+        self.cut: set[str] = set()
+        """Lines that lost a race, or that the body left behind: nothing begins in them, or in their branches, any more."""
+        self.open_lines: set[Line] = set()
+        """Branches of a sync body that have not ended."""
         self.calls = 0
         """Step functions that threads are inside of; a thread may be left behind by the line that called it."""
         self._when_returned: list[Callable[[], None]] = []
         self.parked: set[Waiter] = set()
         self.moved_at = 0
+        self.moves = 0
+        """Counts what happens in the run: while it stands still, nothing has."""
         self.cleanup_until: int | None = None
         self.overdue: set[StepKey] = set()
         self.notes: dict[StepKey, str] = {}
-        self.issues: dict[StepKey, dict[str, Any]] = {}
         self.reporter: Any = None
         self.handed_out: Ticket | None = None
         """The making of the last token, until it is on disk: no step is called before, for it may give the token away."""
         self._main: asyncio.Task[object] | None = None
-        self.tasks: set[asyncio.Task[object]] = set()
+        self.tasks: dict[asyncio.Task[object], str] = {}
+        """Tasks of an async body, each with its line."""
         self.cancel_tasks: Callable[[], None] = lambda: None
         self.started_ms = 0
 
@@ -110,7 +131,7 @@ class Run:
 
     # entering
 
-    def check_enter(self, *, in_cleanup: bool, mono_ms: int) -> None:
+    def check_enter(self, *, in_cleanup: bool, mono_ms: int, line: str = "") -> None:
         """Raise ``Suspending`` or ``CancelRequested`` when nothing may begin here now."""
         if self.lost is not None:
             raise Suspending(f"{self.ref.kind} no longer runs here: {self.lost}")
@@ -125,17 +146,20 @@ class Run:
                     f"{self.ref.kind} {short(self.ref.job_id)} was asked to end: {self.end.reason or self.end.code}. "
                     "Steps that clean up: with cleanup():"
                 )
+        if not in_cleanup and self.is_cut(line):
+            raise CancelRequested("this branch was cut short")
 
     # parking
 
     def park(self, waiter: Waiter, *, in_cleanup: bool, mono_ms: int) -> None:
         """Note that a line waits. Raises as ``check_enter`` when it must leave instead."""
         with self.lock:
-            self.check_enter(in_cleanup=in_cleanup, mono_ms=mono_ms)
+            self.check_enter(in_cleanup=in_cleanup, mono_ms=mono_ms, line=waiter.line)
             self.parked.add(waiter)
             self.busy -= 1
             self.driving -= 1
             self.moved_at = mono_ms
+            self.moves += 1
 
     def unpark(self, waiter: Waiter, mono_ms: int) -> None:
         """Note that a line goes on."""
@@ -144,16 +168,19 @@ class Run:
             self.busy += 1
             self.driving += 1
             self.moved_at = mono_ms
+            self.moves += 1
 
     def flow_begins(self) -> None:
         """Note that a durable call is under way."""
         with self.lock:
             self.driving += 1
+            self.moves += 1
 
     def flow_ends(self) -> None:
         """Note that it has returned."""
         with self.lock:
             self.driving -= 1
+            self.moves += 1
 
     def begin_step(self, key: StepKey, try_number: int, *, in_cleanup: bool, mono_ms: int) -> None:
         """Note that a step is about to be called, unless nothing may begin any more. Raises as ``check_enter``."""
@@ -161,15 +188,17 @@ class Run:
             self.check_enter(in_cleanup=in_cleanup, mono_ms=mono_ms)
             self.steps[key] = try_number
 
-    def step_begins(self, key: StepKey, try_number: int) -> None:
-        """Note that a step's function is being called."""
+    def step_begins(self, key: StepKey, try_number: int, line: str) -> None:
+        """Note that a step's function is being called, in which line of the job."""
         with self.lock:
             self.steps[key] = try_number
+            self.lines[key] = line
 
     def step_ends(self, key: StepKey, mono_ms: int) -> None:
         """Note that it returned."""
         with self.lock:
             self.steps.pop(key, None)
+            self.lines.pop(key, None)
             self.overdue.discard(key)
             self.moved_at = mono_ms
 
@@ -215,6 +244,19 @@ class Run:
                 self._when_returned.append(then)
                 return
         then()
+
+    # cutting lines short
+
+    def cut_lines(self, lines: Iterable[str]) -> tuple[list[tuple[StepKey, int]], list[Waiter]]:
+        """Let nothing begin any more in these lines; return what executes in them, and who waits in them."""
+        with self.lock:
+            self.cut.update(lines)
+            executing = [(key, self.steps[key]) for key, line in self.lines.items() if self.is_cut(line)]
+            return executing, [waiter for waiter in self.parked if self.is_cut(waiter.line)]
+
+    def is_cut(self, line: str) -> bool:
+        """Tell whether a line was cut short, or is a branch of one that was."""
+        return bool(self.cut) and not self.cut.isdisjoint(lines_to(line))
 
     # leaving
 

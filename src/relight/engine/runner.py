@@ -29,6 +29,7 @@ from relight.core.keys import Branch, explicit_key
 from relight.engine.arms import Arms
 from relight.engine.board import LEAVE, Waiter
 from relight.engine.family import Family, in_cleanup
+from relight.engine.port import Port, path_here
 from relight.engine.run import Run
 from relight.engine.saying import Saying
 from relight.errors import CancelRequested, Conflict, Fenced, StorageUnavailable, Suspending
@@ -43,7 +44,7 @@ NO_LIMIT: contextlib.nullcontext[None] = contextlib.nullcontext()
 """Stands for ``asyncio.timeout(None)``, which is a tenth of the cost of a trivial step."""
 
 
-class Conductor(Family, Saying):
+class Conductor(Family, Saying, Port):
     """A run, as the code inside it sees it."""
 
     def __init__(self, run: Run, engine: Incarnation) -> None:
@@ -75,7 +76,7 @@ class Conductor(Family, Saying):
 
     def current_job(self) -> CurrentJob:
         """Describe the job."""
-        return self.run.current_job(_path())
+        return self.run.current_job(path_here())
 
     def decode_result(self, kind: str, text: str | None) -> Any:
         """Decode a job's outputs as its workflow's result, or as plain JSON when the workflow is not known here."""
@@ -109,11 +110,6 @@ class Conductor(Family, Saying):
             run.check_enter(in_cleanup=True, mono_ms=self.engine.clock.mono_ms())
         if self.run.end is not None and timeout_ms is not None and self.run.cleanup_until is None:
             self.run.cleanup_until = self.engine.clock.mono_ms() + timeout_ms
-
-    def adopt(self, task: Any) -> None:
-        """Remember a task of this run, to be ended with it."""
-        self.run.tasks.add(task)
-        task.add_done_callback(self.run.tasks.discard)
 
     # driving
 
@@ -195,8 +191,10 @@ class Conductor(Family, Saying):
                 return engine.ids.uuid7(engine.clock.now_ms())
             case f.NewToken():
                 return engine.ids.token()
-            case f.Enter():
-                return self.run.check_enter(in_cleanup=in_cleanup(), mono_ms=engine.clock.mono_ms())
+            case f.Enter(key):
+                self._enter()
+                if self._went_nowhere() and threading.get_ident() != self.loop_ident:
+                    return self._do(f.Abandoned(key))
             case f.Mismatch():
                 self._mismatch(request)
                 raise Suspending(request.detail)
@@ -221,6 +219,8 @@ class Conductor(Family, Saying):
                 return engine.owners_of(children)
             case _:
                 raise TypeError(f"nobody knows how to do {request!r}")
+
+        return None
 
     def _mismatch(self, request: f.Mismatch) -> None:
         self.run.check_enter(in_cleanup=False, mono_ms=self.engine.clock.mono_ms())
@@ -337,15 +337,17 @@ class Conductor(Family, Saying):
         self.engine.may_begin_step()
         if self.run.lost is not None:
             raise Suspending(self.run.lost)
+        self._leave_if_cut(request)
         token = SCOPE.set(self._step_scope(request))
         self.run.call_begins()
-        self.run.step_begins(call.key, request.try_number)
+        self.run.step_begins(call.key, request.try_number, path_here())
         if step.timeout_ms is not None and not request.reconcile:
             self.engine.board.after(step.timeout_ms, lambda: self._overdue(request))
         try:
             value = function(*call.args, **call.kwargs)
             if hasattr(value, "__await__"):
                 value = self.on_loop(lambda: value)
+            self._leave_if_cut(request)
         except Exception as error:  # boundary: user code
             return self._timed_out(request, Raised(error))
         except (CancelRequested, Suspending):
@@ -386,7 +388,7 @@ class Conductor(Family, Saying):
         try:
             if not step.is_async:
                 return await self.in_thread(lambda: self._invoke_here(request, function))
-            self.run.step_begins(call.key, request.try_number)
+            self.run.step_begins(call.key, request.try_number, path_here())
             try:
                 return await self._call_async(request, function)
             finally:
@@ -435,26 +437,33 @@ class Conductor(Family, Saying):
         seconds = (request.step.timeout_ms or 0) / 1000
         return Raised(TimeoutError(f"{request.call.key} took longer than {seconds:g} s"), certain=False)
 
-    def _abandon(
-        self, key: StepKey, try_number: int, question: str | None = None, parts: Sequence[StepKey] = ()
-    ) -> None:
+    def _abandon(self, key: StepKey, try_number: int, *, reason: str | None = None) -> None:
         """Something was cancelled while it ran or waited, by a sibling or with its job: a replay must not do it again.
 
-        Only an operator's retry opens it anew. A question that nobody waits for any more is withdrawn.
+        Only an operator's retry opens it anew.
         """
         run = self.run
         if run.lost is not None or run.suspending is not None:
             return
-        reason = "sibling" if run.end is None else "cancelled"
+        if reason is None:
+            reason = "cancelled" if run.end is not None else "race" if run.is_cut(path_here()) else "sibling"
+        command = AbandonStep(job=self.ref, step_key=key, try_number=try_number, reason=reason)
         try:
-            for each in (key, *parts):
-                self.engine.journal.put(
-                    AbandonStep(job=self.ref, step_key=each, try_number=try_number, reason=reason), lazy=True
-                )
-            if question is not None:
-                self.engine.journal.put(WithdrawQuestion(job=self.ref, decision_ids=(question,)), lazy=True)
+            self.engine.journal.put(command, lazy=True)
         except (Fenced, StorageUnavailable):
             return  # the run is being lost; its step stays in doubt
+
+    def _abandon_wait(self, wait: f.Park, reason: str | None = None) -> None:
+        """Abandon a wait with all its parts. A question that nobody waits for any more is withdrawn."""
+        for key in (wait.key, *(part for part, _ in wait.also)):
+            self._abandon(key, wait.try_number, reason=reason)
+        run = self.run
+        if wait.kind != "ask" or wait.waits_for is None or run.lost is not None or run.suspending is not None:
+            return
+        try:
+            self.engine.journal.put(WithdrawQuestion(job=self.ref, decision_ids=(wait.waits_for,)), lazy=True)
+        except (Fenced, StorageUnavailable):
+            return  # as above
 
     # waiting
 
@@ -464,7 +473,7 @@ class Conductor(Family, Saying):
         left = None if request.until is None else request.until - clock.now_ms()
         if left is not None and left <= 0:
             return "due"
-        waiter = Waiter(self.run, request.kind, request.waits_for, wake, tuple(name for _, name in request.also))
+        waiter = Waiter(self.run, request, path_here(), wake)
         waiter.until = request.until
         keep_ms = self.engine.settings.suspend_after_ms
         now = clock.mono_ms()
@@ -483,14 +492,19 @@ class Conductor(Family, Saying):
         now = self.engine.clock.mono_ms()
         self.run.unpark(waiter, now)
         if waiter.outcome == LEAVE or waiter.outcome is None:
-            self.run.check_enter(in_cleanup=in_cleanup(), mono_ms=now)
+            self.run.check_enter(in_cleanup=in_cleanup(), mono_ms=now, line=waiter.line)
             return "arrived"
         return waiter.outcome
 
     def _park(self, request: f.Park) -> str:
         latch = threading.Lock()
         latch.acquire()
-        waiter = self._waiter(request, lambda _: latch.release())
+        try:
+            waiter = self._waiter(request, lambda _: latch.release())
+        except CancelRequested:
+            if self.run.is_cut(path_here()) and request.kind != "abandoned":
+                self._abandon_wait(request, "race")
+            raise
         if isinstance(waiter, str):
             return waiter
         latch.acquire()
@@ -508,8 +522,7 @@ class Conductor(Family, Saying):
             self.engine.board.remove(waiter)
             self.run.unpark(waiter, self.engine.clock.mono_ms())
             if request.kind != "abandoned" and self.run.end is None:
-                question = request.waits_for if request.kind == "ask" else None
-                self._abandon(request.key, request.try_number, question, [key for key, _ in request.also])
+                self._abandon_wait(request)
             raise
         try:
             return self._leave(waiter)
@@ -519,16 +532,26 @@ class Conductor(Family, Saying):
 
     async def _enter_async(self, request: f.Enter | f.Mismatch) -> None:
         try:
-            self._do(request)
+            if isinstance(request, f.Mismatch):
+                self._do(request)
+            else:
+                self._enter()
         except (CancelRequested, Suspending):
             await self._leave_async()
             raise
+        while isinstance(request, f.Enter) and self._went_nowhere():
+            await self._park_async(f.Park("abandoned", request.key, None, request.key))
 
     async def _leave_async(self) -> None:
         """Leave as async code does: by the cancellation of the body's task, which reaches every line that it awaits.
 
         A run that is put away leaves only once no step executes in any of its lines; whoever records the last one sees to it.
+        A line that was cut short leaves alone.
         """
+        if self.run.is_cut(path_here()):
+            import asyncio
+
+            raise asyncio.CancelledError
         if self.run.lost is None and self.run.suspending is not None:
             self.run.leave_when_idle()
         else:
@@ -548,11 +571,6 @@ class Conductor(Family, Saying):
     def run_arms(self, arms: Sequence[Callable[[], Any]], limit: int) -> list[Any]:
         """Run callables in threads, the caller's among them: so that parents in all threads cannot deadlock."""
         return Arms(self, arms).run(limit)
-
-
-def _path() -> str:
-    scope = SCOPE.get()
-    return "" if scope is None else scope.branch.path
 
 
 Main = Coroutine[Any, Any, Any]

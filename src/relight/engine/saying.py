@@ -6,18 +6,20 @@ together into the next one. Nothing here waits, so it is callable from the loop 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from relight.authoring.context import SCOPE
+from relight.authoring.context import SCOPE, ItemCount
 from relight.authoring.registry import step_signature
 from relight.core import waits
 from relight.core.commands.outside import PublishValue
 from relight.core.commands.steps import ReportProgress
 from relight.core.flow import INLINE_CHARS, Flow, Persist, StepCall, Stow, digest
+from relight.core.history import History
+from relight.core.keys import branch_of
 from relight.core.polling import Polling, poll
+from relight.engine.port import path_here
 from relight.engine.run import Run
 from relight.errors import Fenced, Overloaded, StorageUnavailable
 from relight.ids import StepKey
@@ -32,34 +34,26 @@ class Reporter:
     def __init__(self, run: Run, engine: Incarnation) -> None:
         self._run = run
         self._engine = engine
-        self._progress: dict[str, Any] = {}
         self._notes: dict[StepKey, str | None] = {}
         self._said = False
         self._under_way = False
 
-    def say(self, key: StepKey | None, done: float | None, total: float | None, note: str | None) -> None:
-        """Note progress, and a sign of life of the step that tells it."""
-        run, now_ms = self._run, self._engine.clock.now_ms()
+    def note(self, key: StepKey, note: str | None) -> None:
+        """Note what a step says, and that it lives."""
+        run = self._run
         with run.lock:
-            if key is not None:
-                if note is not None:
-                    run.notes[key] = note
-                self._notes[key] = run.notes.get(key)
-            self._progress = {"done": done, "total": total, "note": note, "at": now_ms, **self._since(done, now_ms)}
+            if note is not None:
+                run.notes[key] = note
+            self._notes[key] = run.notes.get(key)
+
+    def news(self) -> None:
+        """Hear that there is something new to say."""
+        with self._run.lock:
             self._said = True
             if self._under_way:
                 return
             self._under_way = True
         self._put()
-
-    def _since(self, done: float | None, now_ms: int) -> dict[str, Any]:
-        """Return from when and from how much this run counts: what is left is told by its pace."""
-        last = self._progress
-        if done is None:
-            return {}
-        if "from_at" not in last or done < (last.get("done") or 0):
-            return {"from_done": done, "from_at": now_ms}
-        return {"from_done": last["from_done"], "from_at": last["from_at"]}
 
     def last_word(self) -> None:
         """Put in what was said and is not on its way yet: before the run's end is recorded."""
@@ -70,9 +64,8 @@ class Reporter:
 
     def _put(self) -> None:
         with self._run.lock:
-            progress, notes, self._notes, self._said = self._progress, self._notes, {}, False
-        text = msgspec.json.encode(progress).decode()
-        command = ReportProgress(job=self._run.ref, progress=text, notes=tuple(notes.items()))
+            notes, self._notes, self._said = self._notes, {}, False
+        command = ReportProgress(job=self._run.ref, progress=self._run.progress.text(), notes=tuple(notes.items()))
         try:
             self._engine.journal.put(command, waker=self._on_disk, lazy=True)
         except (Fenced, StorageUnavailable, Overloaded):
@@ -92,6 +85,7 @@ class Saying:
     """See the module."""
 
     run: Run
+    history: History
     engine: Incarnation
     drive_value: Callable[[Flow], Any]
 
@@ -99,7 +93,24 @@ class Saying:
         """Note progress; it rides along with the next commit."""
         scope = SCOPE.get()
         key = None if scope is None or scope.step is None else StepKey(scope.step.key)
-        self._reporter().say(key, done, total, note)
+        reporter = self._reporter()
+        if key is not None:
+            reporter.note(key, note)
+        elif self.history.replaying(path_here()):
+            return  # it was said before, and further words may have followed
+        at = self.engine.clock.now_ms()
+        self.run.progress.say(done=done, total=total, note=note, at=at, in_step=key is not None)
+        reporter.news()
+
+    def count_items(self, items: ItemCount) -> None:
+        """Note how many items of a ``parallel`` have ended, if that is news."""
+        at, replaying = self.engine.clock.now_ms(), functools.partial(self.history.replaying, branch_of(items.place))
+        if self.run.progress.count(items, at=at, replaying=replaying):
+            self._reporter().news()
+
+    def stop_counting(self, place: str) -> None:
+        """Note that a ``parallel`` is over: another one may count."""
+        self.run.progress.over(place)
 
     def _reporter(self) -> Reporter:
         run = self.run
@@ -117,10 +128,10 @@ class Saying:
             note = None if record is None else record.note
         return note
 
-    def add_issue(self, key: StepKey, issue: dict[str, Any]) -> None:
-        """Let the job end with an issue."""
+    def note_issue(self, place: str, code: str, detail: str | None) -> None:
+        """Let the job end with an issue, once for each place of its code."""
         with self.run.lock:
-            self.run.issues[key] = issue
+            self.run.issues.note(place, code, detail)
 
     def type_name(self, annotation: Any) -> str | None:
         """Name the type that a wait is for."""

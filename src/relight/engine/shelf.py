@@ -106,10 +106,13 @@ class Shelf:
                 owners[(kind, key)] = job.job_id
         return owners
 
-    def decode_result(self, kind: str, text: str | None) -> Any:
-        """Decode a job's outputs as its workflow's result, or as plain JSON when the workflow is not known here."""
+    def decode_result(self, kind: str, text: str | None, version: str | None = None) -> Any:
+        """Decode a job's outputs as its workflow's result, or as plain JSON when the workflow is not known here.
+
+        ``version``: of the workflow that made it, where it is known; else the newest decodes it.
+        """
         data = self.unstow(text or "null")
-        workflow = self.registry.find(kind)
+        workflow = self.registry.find_version(kind, version) or self.registry.find(kind)
         if workflow is None:
             return msgspec.json.decode(data)
         return self.registry.signature(workflow.spec.function).result.decode(data.encode())

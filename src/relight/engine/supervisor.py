@@ -249,8 +249,7 @@ class Supervisor:
         found = find_candidates(
             engine.store,
             engine.engine_id,
-            sync_kinds=engine.registry.kinds_of(is_async=False),
-            async_kinds=engine.registry.kinds_of(is_async=True),
+            served=engine.served,
             consume=engine.settings.consume,
             room=room,
             now_ms=engine.clock.now_ms(),
@@ -269,6 +268,7 @@ class Supervisor:
             job=fresh_run(job.job_id, job.trace_id, job.kind, run_id),
             engine_id=engine.engine_id,
             attempt=job.attempt,
+            version=candidate.version,
             replay_steps=len(candidate.steps),
             limits=candidate.limits,
         )

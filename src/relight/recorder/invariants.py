@@ -41,6 +41,7 @@ INVARIANTS: Final[Mapping[str, str]] = {
     "J-3": "Only queued jobs can be claimed.",
     "J-4": "All events of a job carry its trace id.",
     "J-5": "A job that began has a run; a step belongs to a run of its job, or was copied by a fork.",
+    "J-6": "An ended job has issues exactly when it completed with issues.",
     "S-1": "A step is in flight only under a running run: none is in a job that waits, is stalled or has ended.",
 }
 """Every invariant that ``verify`` checks: id → one sentence."""

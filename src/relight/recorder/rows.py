@@ -108,6 +108,8 @@ def _check_job(story: JobStory) -> None:
         story.tell("J-1", f"the job is {job.state} and has outputs")
     if (job.completed_at is not None) != final:
         story.tell("J-2", f"the job is {job.state} and has {'an' if job.completed_at is not None else 'no'} end time")
+    if final and job.has_issues != (job.state == JobState.COMPLETED_WITH_ISSUES):
+        story.tell("J-6", f"the job is {job.state} and has {'' if job.has_issues else 'no '}issues")
     if job.claimable and job.state != JobState.QUEUED:
         story.tell("J-3", f"the job is {job.state} and claimable")
 

@@ -77,6 +77,7 @@ class AuditedJob(msgspec.Struct, frozen=True, array_like=True):
     quarantined: bool
     parent_state: str | None
     parent_last_seq: int | None
+    has_issues: bool
 
 
 class AuditedRun(msgspec.Struct, frozen=True, array_like=True):

@@ -201,15 +201,35 @@ class Reads:
         return self._get(list[str], "claimable_queues")  # type: ignore[no-any-return]
 
     def claimable(
-        self, queue: str, kinds: Sequence[str], now_ms: int, limit: int, *, aside: list[Unreadable] | None = None
+        self,
+        queue: str,
+        kinds: Sequence[str],
+        now_ms: int,
+        limit: int,
+        *,
+        versions: Sequence[tuple[str, str | None]] | None = None,
+        aside: list[Unreadable] | None = None,
     ) -> list[JobRecord]:
-        """Return jobs that may be claimed, the next one first, with their inputs."""
-        return self._each(JobRecord, "claimable", aside, queue=queue, kinds=_json(kinds), now=now_ms, limit=limit)
+        """Return jobs that may be claimed, the next one first, with their inputs.
+
+        Of jobs that have begun only those whose (kind, version) is among ``versions``; None: all.
+        """
+        had = None if versions is None else _json([_json(version) for version in versions])
+        values = {"queue": queue, "kinds": _json(kinds), "versions": had, "now": now_ms, "limit": limit}
+        return self._each(JobRecord, "claimable", aside, **values)
+
+    def begun_versions(self) -> list[tuple[str, str | None, int]]:
+        """Return (kind, version, how many) of jobs that have begun and not ended."""
+        return self._get(list[tuple[str, str | None, int]], "begun_versions")  # type: ignore[no-any-return]
+
+    def count_mismatched(self) -> int:
+        """Return how many jobs are stopped because code and record differ."""
+        return self._get(list[int], "count_mismatched")[0]  # type: ignore[no-any-return]
 
     def claimable_ids(self, queue: str, kinds: Sequence[str], now_ms: int, limit: int) -> list[JobId]:
         """Return the same jobs' ids only."""
         return self._get(  # type: ignore[no-any-return]
-            list[JobId], "claimable_ids", queue=queue, kinds=_json(kinds), now=now_ms, limit=limit
+            list[JobId], "claimable_ids", queue=queue, kinds=_json(kinds), versions=None, now=now_ms, limit=limit
         )
 
     def queue_load(self, queue: str) -> dict[EngineId, int]:

@@ -3,7 +3,8 @@
 import asyncio
 from dataclasses import dataclass
 
-from relight import AsyncWorkflow, Child, Queue, parallel, start, step, workflow
+from relight import AsyncWorkflow, Child, Queue, branch, parallel, race, sleep, start, step, workflow
+from relight.model import Outcomes
 
 bulk = Queue("bulk", slots=200, per_engine_slots=40)
 gpu = Queue("gpu", slots=3, per_engine_slots=1)
@@ -37,6 +38,11 @@ async def index_all(docs: list[Doc]) -> int:
     return sum([await child.result.aio() for child in [*children, one]])
 
 
+@workflow(name="index_one", version="1")
+async def index_one_v1(doc: Doc) -> int:
+    return len(await embed(doc))
+
+
 class Mailer:
     """Steps as methods: `self` is not an argument of the step."""
 
@@ -63,7 +69,12 @@ async def inline(docs: list[Doc]) -> list[list[float]]:
     size: int = await index_one(docs[0])  # a call: inline, same job
     a, b = await asyncio.gather(embed(docs[0]), count.aio("x"))
     both: list[int] = await parallel.aio(count, ["a", "b"])
-    assert size + b + len(a) + len(both)
+    some: Outcomes[int] = await parallel.aio(count, ["a", "b"], min_ok=1)
+    most: Outcomes[list[float]] = await parallel.aio(embed, docs, max_failed=1)
+    one = branch(embed, docs[0])
+    first: int = await race.aio(one, sleep.aio(3), asyncio.ensure_future(count.aio("x")))
+    vector: list[float] = await one if first == 0 else most.ok[0]
+    assert size + b + len(a) + len(both) + len(some.ok) + len(vector)
     return await parallel.aio(embed, docs, limit=8, key=lambda d: d.id)
 
 

@@ -96,19 +96,23 @@ class NoteDuplicate(Command, frozen=True, kw_only=True):
 
 
 class ClaimJob(Command, frozen=True, kw_only=True):
-    """Start a run of a queued job in an engine whose gate is open. ``limits`` must hold afterwards."""
+    """Start a run of a queued job in an engine whose gate is open. ``limits`` must hold afterwards.
+
+    ``version`` is the code's: a job that has begun is refused to another version than its own.
+    """
 
     job: JobRef
     engine_id: EngineId
     attempt: int
     replay_steps: int
+    version: str | None = None
     limits: tuple[QueueLimit, ...] = ()
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
         """Return the claim, its limits, and ``run_started``."""
         assert self.job.run_id is not None
         rows: list[Row] = [
-            StartRun(self.job.job_id, self.job.run_id, self.engine_id, self.attempt, now_ms),
+            StartRun(self.job.job_id, self.job.run_id, self.engine_id, self.attempt, now_ms, self.version),
             *self.limits,
         ]
         started = ev.RunStarted(attempt=self.attempt, replay_steps=self.replay_steps)

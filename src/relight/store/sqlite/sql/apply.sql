@@ -106,11 +106,12 @@ CREATE TEMP TRIGGER apply_claims INSTEAD OF INSERT ON batch_claims BEGIN
   SELECT RAISE(ABORT, 'refused:new_jobs') WHERE changes() <> coalesce(json_array_length(NEW.new_jobs), 0);
 
   UPDATE jobs SET state = 'running', status_reason = 'claimed', claimable = 0, ready_at = NULL, begun = 1,
-                  run_id = r.run_id, updated_at = r.at
-    FROM (SELECT value->>0 AS job_id, value->>1 AS run_id, value->>2 AS engine_id, value->>3 AS attempt, value->>4 AS at
+                  run_id = r.run_id, updated_at = r.at, version = r.version
+    FROM (SELECT value->>0 AS job_id, value->>1 AS run_id, value->>2 AS engine_id, value->>3 AS attempt, value->>4 AS at,
+                 value->>5 AS version
             FROM jsonb_each(NEW.start_runs)) AS r
    WHERE jobs.job_id = r.job_id AND +jobs.state = 'queued' AND +jobs.claimable = 1
-     AND jobs.attempt = r.attempt
+     AND jobs.attempt = r.attempt AND (jobs.begun = 0 OR jobs.version IS r.version)
      AND (SELECT gate FROM engines WHERE engine_id = r.engine_id) = 'open'
      AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = r.job_id AND q.released_at IS NULL);
   SELECT RAISE(ABORT, 'refused:start_runs') WHERE changes() <> coalesce(json_array_length(NEW.start_runs), 0);

@@ -67,14 +67,28 @@ WITH RECURSIVE q (queue) AS (
 SELECT '[' || coalesce(group_concat(json_quote(queue), ','), '') || ']' FROM q WHERE queue IS NOT NULL;
 
 -- name: claimable
--- jobs_claimable in its own order; kinds that this engine does not know are passed over. What is claimable is due: that was
+-- jobs_claimable in its own order; kinds that this engine does not know are passed over, and jobs that began under versions
+-- that it does not have (:versions holds JSON arrays as texts; NULL: any). What is claimable is due: that was
 -- decided when it became so, and no clock that is set back later takes it away again.
 SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
   SELECT row FROM job_json AS j
    WHERE claimable = 1 AND queue = :queue
      AND kind IN (SELECT value FROM json_each(:kinds))
+     AND (begun = 0 OR :versions IS NULL OR json_array(kind, version) IN (SELECT value FROM json_each(:versions)))
      AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = j.job_id AND q.released_at IS NULL)
    ORDER BY priority DESC, ready_at, job_id LIMIT :limit);
+
+-- name: begun_versions
+-- How many jobs that have begun and not ended there are of each version of each kind; jobs by state, on jobs_by_state.
+SELECT '[' || coalesce(group_concat(json_array(kind, version, n), ','), '') || ']' FROM (
+  SELECT kind, version, count(*) AS n FROM jobs
+   WHERE state IN ('queued', 'running', 'stalled', 'awaiting_user', 'awaiting_validation') AND begun = 1
+   GROUP BY kind, version ORDER BY kind, version);
+
+-- name: count_mismatched
+-- Jobs that are stopped because code and record differ; on jobs_by_state.
+SELECT json_array(count(*)) FROM jobs
+ WHERE state = 'awaiting_user' AND status_reason LIKE 'history_mismatch%';
 
 -- name: claimable_ids
 -- As claimable, ids only: used to find the one row that cannot be read.
@@ -82,6 +96,7 @@ SELECT '[' || coalesce(group_concat(json_quote(job_id), ','), '') || ']' FROM (
   SELECT job_id FROM jobs AS j
    WHERE claimable = 1 AND queue = :queue
      AND kind IN (SELECT value FROM json_each(:kinds))
+     AND (begun = 0 OR :versions IS NULL OR json_array(kind, version) IN (SELECT value FROM json_each(:versions)))
      AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = j.job_id AND q.released_at IS NULL)
    ORDER BY priority DESC, ready_at, job_id LIMIT :limit);
 
@@ -405,7 +420,7 @@ SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
            CASE WHEN length(j.outputs) <= :inline THEN j.outputs END, j.trace_id, j.parent_job_id,
            j.detached, j.completed_at,
            EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = j.job_id AND q.released_at IS NULL),
-           p.state, (SELECT max(seq) FROM events WHERE events.job_id = p.job_id)) AS row
+           p.state, (SELECT max(seq) FROM events WHERE events.job_id = p.job_id), j.issues IS NOT NULL) AS row
     FROM jobs AS j LEFT JOIN jobs AS p ON p.job_id = j.parent_job_id
    WHERE j.job_id > :after ORDER BY j.job_id LIMIT :limit);
 
