@@ -149,6 +149,27 @@ def test_an_operator_s_retry_gives_a_poll_that_ran_out_of_time_another_one(rig: 
     assert submitted.result() == before + 1
 
 
+def test_what_asks_about_the_state_may_fail_and_the_job_goes_on_after_the_fix(rig: Rig) -> None:
+    mended = threading.Event()
+
+    def will_do(n: int) -> bool:
+        if n == 2 and not mended.is_set():
+            raise KeyError("no such field")
+        return n >= 3
+
+    @workflow
+    def job() -> int:
+        return poll(lambda n: n + 1, 0, until=will_do, every_seconds=0.01)
+
+    submitted = rig.start(job).submit(job)
+    with pytest.raises(JobFailed, match="KeyError"):
+        submitted.result(timeout_seconds=10)
+    mended.set()
+    submitted.retry()
+    eventually(lambda: submitted.state() == JobState.COMPLETED)
+    assert submitted.result() == 3
+
+
 def test_a_check_is_tried_again_by_its_own_retry_and_keeps_the_state(rig: Rig) -> None:
     tries: list[tuple[int, int]] = []
 

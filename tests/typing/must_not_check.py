@@ -47,8 +47,8 @@ z: str = branch(extract, Path("a")).result()  # E26 type of a branch's result
 
 async def body() -> None:
     await sleep(3)  # E15 a sync name is not awaited: sleep.aio
-    external("x", type=int).wait().upper()  # E20 type of an answer
-    poll(len, "a", until=bool, every_seconds=1)  # E21 a check gives the next state
+    external("x", type=int).wait().upper()  # E23 type of an answer
+    poll(len, "a", until=bool, every_seconds=1)  # E24 a check gives the next state
     think([])  # E16 never awaited
     children = await start.aio(index_one, "a")  # E17 type of a child's argument
     await count("x")  # E18 a sync step is not awaited: count.aio

@@ -351,7 +351,7 @@ CREATE TEMP TRIGGER apply_ends INSTEAD OF INSERT ON batch_ends BEGIN
     FROM (SELECT value->>0 AS job_id FROM jsonb_each(NEW.end_jobs)
           UNION ALL SELECT value->>0 FROM jsonb_each(NEW.put_away)
           UNION ALL SELECT value->>0 FROM jsonb_each(NEW.move_jobs) WHERE value->>1 = 'running') AS r
-   WHERE steps.job_id = r.job_id AND steps.state = 'running' AND steps.kind = 'step';
+   WHERE steps.job_id = r.job_id AND steps.state = 'running' AND steps.kind IN ('step', 'poll');
 
   UPDATE steps SET state = 'backoff', until = 0, try_number = 0, ended_at = NULL
     FROM (SELECT value->>0 AS job_id, value->>1 AS step_key FROM jsonb_each(NEW.reopen_steps)) AS r
