@@ -267,7 +267,7 @@ def test_a_damaged_schema_is_left_as_it_is(path: Path) -> None:
 def test_a_cut_file_is_never_healed_by_starting_empty(path: Path, cut: int) -> None:
     made(path)
     by_hand(path, "PRAGMA wal_checkpoint(TRUNCATE)")
-    content = path.read_bytes()[:-cut]
+    content, lost = path.read_bytes()[:-cut], path.read_bytes()[-cut:]
     for stale in path.parent.glob("*-*"):
         stale.unlink()
     path.write_bytes(content)
@@ -276,7 +276,7 @@ def test_a_cut_file_is_never_healed_by_starting_empty(path: Path, cut: int) -> N
         store.open(create=True)
         with store.reading() as reads:
             assert len(reads.job_ids()) == 1  # what is left is read; what was cut is not there
-        assert store.check_integrity() != []
+        assert store.check_integrity() != [] or not any(lost)  # the end of an empty page is no loss
     except (StorageCorrupt, StorageUnavailable):
         pass
     finally:

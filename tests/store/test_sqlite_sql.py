@@ -18,6 +18,7 @@ from relight.core import why_facts
 from relight.core.chain import EventRow
 from relight.core.changes import OPS, PutAway, Row
 from relight.store import audits, reads
+from relight.store.migrate import load_migrations
 from relight.store.sqlite import SqliteStore
 from relight.store.statements import parse_statements, read_sql
 
@@ -25,7 +26,8 @@ PACKAGE = "relight.store.sqlite"
 APPLY = read_sql(PACKAGE, "sql", "apply.sql")
 VIEWS = read_sql(PACKAGE, "sql", "schema.sql")
 QUERIES = parse_statements(read_sql(PACKAGE, "sql", "queries.sql"))
-SCHEMA = read_sql(PACKAGE, "migrations", "0001_kernel.sql")
+MIGRATIONS = [migration.sql for migration in load_migrations(PACKAGE)]
+SCHEMA = "\n".join(MIGRATIONS)
 KERNEL = re.sub(r"--[^\n]*", "", APPLY)
 
 ROWS: list[type[msgspec.Struct]] = [*OPS, EventRow]
@@ -104,7 +106,7 @@ def own(statement: str, op: str) -> str:
 def pairs(statement: str) -> list[tuple[int, str]]:
     """Return (position, column) as an INSERT's lists or a FROM's aliases have them."""
     inserted = re.match(r"INSERT INTO \w+ \(([^)]*)\)\s*SELECT (.*?)\s*FROM jsonb_each", statement, re.DOTALL)
-    if inserted:
+    if inserted and "FROM (SELECT" not in inserted[2]:
         columns = [column.strip() for column in inserted[1].split(",")]
         values = split_list(inserted[2])
         assert len(columns) == len(values), statement
@@ -139,6 +141,14 @@ OTHER_NAMES = {
     ("new_quarantines", "quarantined_at"): "at",
     ("put_kinds", "registered_at"): "at",
     ("put_queues", "updated_at"): "at",
+    ("put_queues", "defined_at"): "at",
+    ("put_queues", "defined_by"): "by",
+    ("put_queues", "revision"): "seen",
+    ("set_queues", "override_by"): "by",
+    ("set_queues", "revision"): "seen",
+    ("set_queues", "updated_at"): "at",
+    ("rate_limits", "number"): "queue",
+    ("rate_limits", "started_at"): "at",
     ("open_writers", "beat_at"): "at",
 }
 """Columns that are called otherwise than the field they come from."""
@@ -196,11 +206,11 @@ def test_every_operation_with_a_precondition_has_its_count_checked() -> None:
         "beats",
         "new_recoveries",
         "put_kinds",
-        "put_queues",
+        "take_turns",
     }
     checked = set(re.findall(r"RAISE\(ABORT, 'refused:(\w+)'\)", KERNEL))
     assert checked == {row.op for row in OPS} - unchecked
-    for op in checked - {"queue_limits"}:
+    for op in checked - {"queue_limits", "rate_limits"}:
         assert f"'refused:{op}') WHERE changes() <> coalesce(json_array_length(NEW.{op}), 0)" in KERNEL
 
 
@@ -301,6 +311,7 @@ def test_every_column_of_a_table_is_in_its_record_or_left_out_on_purpose() -> No
         body = re.search(rf"CREATE TABLE {table} \((.*?)\n\) STRICT", SCHEMA, re.DOTALL)
         assert body is not None
         columns = set(re.findall(r"^  (\w+) +(?:TEXT|INTEGER|ANY)", body[1], re.MULTILINE))
+        columns |= set(re.findall(rf"ALTER TABLE {table} ADD COLUMN (\w+)", SCHEMA))
         assert columns - set(record.__struct_fields__) == left_out[table], table
 
 
@@ -347,7 +358,7 @@ def db(tmp_path_factory: pytest.TempPathFactory) -> Iterator[apsw.Connection]:
 
 def parameters(sql: str) -> dict[str, object]:
     """Return some value for each parameter."""
-    lists = {"kinds", "job_ids", "parent_ids", "keys", "waits", "types", "tags"}
+    lists = {"kinds", "parts", "pairs", "job_ids", "parent_ids", "keys", "waits", "types", "tags"}
     return {name: "[]" if name in lists else 1 for name in re.findall(r":(\w+)", sql)}
 
 
@@ -368,6 +379,14 @@ PLANS = {
     "claimable": ["jobs_claimable (queue=?)"],
     "claimable_ids": ["jobs_claimable (queue=?)"],
     "claimable_queues": ["jobs_claimable"],
+    "partitioned_queues": ["jobs_partitioned"],
+    "priority_below": ["jobs_claimable (queue=? AND priority<?)"],
+    "partitions_in_turn": [
+        "jobs_claimable (queue=? AND priority=? AND <expr>>?)",
+        "jobs_claimable (queue=? AND priority=? AND <expr>>? AND <expr><?)",
+    ],
+    "claimable_of": ["jobs_claimable (queue=? AND priority=? AND <expr>=?)", "sqlite_autoindex_jobs_1 (job_id=?)"],
+    "rate_window": ["rate_starts USING PRIMARY KEY (queue=? AND number>?)"],
     "ahead_in_line": ["jobs_claimable (queue=?"],
     "queue_load": ["jobs_running_in (queue=?)"],
     "slot_holders": ["jobs_running_in (queue=?)"],
@@ -400,6 +419,8 @@ PLANS = {
 
 SORTS = {
     "claimable",
+    "priority_below",
+    "partitioned_queues",
     "claimable_ids",
     "past_deadline",
     "due_questions",

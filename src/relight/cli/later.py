@@ -14,7 +14,6 @@ LATER: Final[Mapping[str, str]] = {
     "bundle": "relight show, why and events --json give what it would hold",
     "complete": "an engine cannot wait for outside work yet; use wait_signal and relight signal",
     "export": "relight events --job JOB --json gives a job's history",
-    "fork": "submit a new job with relight submit",
     "serve": "relight jobs, show, why and events look into a store",
     "sql": "relight jobs and events print JSON for any tool",
 }

@@ -13,7 +13,7 @@ from typing import Any
 import click
 import msgspec
 
-from relight.cli import acts, doctor, engines, lists, log, run, show, submit, upkeep, watch, worker
+from relight.cli import acts, doctor, engines, fork, lists, log, queues, run, show, submit, upkeep, watch, worker
 from relight.cli.demo_command import demo
 from relight.cli.exit_codes import Exit, worth_of
 from relight.cli.later import LATER, WithLater
@@ -102,12 +102,13 @@ for _command in (
     acts.retry,
     acts.cancel,
     acts.fail,
+    fork.fork,
     acts.signal,
     acts.answer,
     acts.release,
     lists.recoveries,
     engines.engines,
-    lists.queues,
+    queues.queues,
     upkeep.verify,
     doctor.doctor,
     upkeep.db,

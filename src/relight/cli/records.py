@@ -48,6 +48,8 @@ _STORED_JSON = frozenset(
         "preview",
         "progress",
         "queues",
+        "override",
+        "previous",
         "rate",
         "tags",
         "value",

@@ -78,10 +78,23 @@ class NewJob(Row, frozen=True, array_like=True):
     detached: bool
     metrics: str
     at: int
+    status_reason: str = "submitted"
+
+
+class CopyStep(Row, frozen=True, array_like=True):
+    """A fork takes over what another job's step gave: a finished row, as it stands there."""
+
+    op = "copy_steps"
+    job_id: str
+    source_job_id: str
+    step_key: str
 
 
 class StartRun(Row, frozen=True, array_like=True):
-    """A claim: queued and claimable and due → running, by an engine whose gate is open; and the run's row."""
+    """A claim: queued and claimable and due → running, by an engine whose gate is open; and the run's row.
+
+    ``terms`` is the revision of its queue under which it was decided: under another one it is refused (None: not asked).
+    """
 
     op = "start_runs"
     job_id: str
@@ -89,6 +102,7 @@ class StartRun(Row, frozen=True, array_like=True):
     engine_id: str
     attempt: int
     at: int
+    terms: int | None = None
 
 
 class QueueLimit(Row, frozen=True, array_like=True):
@@ -98,6 +112,25 @@ class QueueLimit(Row, frozen=True, array_like=True):
     queue: str
     engine_id: str | None
     slots: int
+
+
+class RateLimit(Row, frozen=True, array_like=True):
+    """A start that counts for its queue's rate: refused while ``n`` starts lie in the ``per_ms`` before it."""
+
+    op = "rate_limits"
+    queue: str
+    n: int
+    per_ms: int
+    at: int
+
+
+class TakeTurn(Row, frozen=True, array_like=True):
+    """A partition key of a queue is served (the empty one: jobs without); the next claim begins behind it."""
+
+    op = "take_turns"
+    queue: str
+    priority: int
+    partition_key: str
 
 
 class BeginStep(Row, frozen=True, array_like=True):
@@ -133,6 +166,16 @@ class UpdateStep(Row, frozen=True, array_like=True):
     error: str | None
     until: int | None
     ended_at: int | None
+
+
+class AcceptArguments(Row, frozen=True, array_like=True):
+    """A finished step is called with other arguments, which an operator accepted: from now on these are its own."""
+
+    op = "accept_arguments"
+    job_id: str
+    step_key: str
+    run_id: str
+    args_hashes: str
 
 
 class NewSignal(Row, frozen=True, array_like=True):
@@ -263,6 +306,7 @@ class MoveJob(Row, frozen=True, array_like=True):
     error: str | None
     at: int
     begun: bool | None = None
+    accepting: bool = False
 
 
 class ReopenStep(Row, frozen=True, array_like=True):
@@ -391,7 +435,10 @@ class PutKind(Row, frozen=True, array_like=True):
 
 
 class PutQueue(Row, frozen=True, array_like=True):
-    """A queue's definition; the last start wins."""
+    """A queue's definition in code, by the engine ``by``; the last start wins, and the one before is kept to be shown.
+
+    ``seen`` is the revision that it follows (0: there is none yet). What an operator overrode stays.
+    """
 
     op = "put_queues"
     queue: str
@@ -399,6 +446,20 @@ class PutQueue(Row, frozen=True, array_like=True):
     per_engine_slots: int | None
     priority: int
     rate: str | None
+    at: int
+    by: str
+    seen: int
+
+
+class SetQueue(Row, frozen=True, array_like=True):
+    """An operator's word on a queue: paused or not, and what holds in place of its definition. ``seen`` as above."""
+
+    op = "set_queues"
+    queue: str
+    paused: bool
+    override: str | None
+    by: str
+    seen: int
     at: int
 
 
@@ -422,10 +483,14 @@ OPS: tuple[type[Row], ...] = (
     OpenWriter,
     NameHead,
     NewJob,
+    CopyStep,
     StartRun,
     QueueLimit,
+    RateLimit,
+    TakeTurn,
     BeginStep,
     UpdateStep,
+    AcceptArguments,
     SetProgress,
     NewSignal,
     ReadSignal,
@@ -450,6 +515,7 @@ OPS: tuple[type[Row], ...] = (
     NewRecovery,
     PutKind,
     PutQueue,
+    SetQueue,
     CloseWriter,
 )
 """All operations in the order in which a store applies them. The fence is checked right after ``OpenWriter``."""

@@ -27,7 +27,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import msgspec
 
 from relight.core.commands import Command, JobRef
-from relight.core.commands.steps import AskPerson, BeginTry, EndWait, FailTry, FinishStep, ReconcileStep
+from relight.core.commands.steps import AcceptMismatch, AskPerson, BeginTry, EndWait, FailTry, FinishStep, ReconcileStep
 from relight.core.failure import Failure, failure_of, read_failure
 from relight.core.history import History, differing_arguments, volatile_hint
 from relight.core.retry import ONE_TRY, Retry
@@ -227,7 +227,12 @@ def run_step(history: History, job: JobRef, step: StepSpec, call: StepCall) -> F
     if record is not None and step.check_args:
         differing = differing_arguments(record.args_hashes, call.hashes)
         if differing and record.state in (StepState.COMPLETED, StepState.FAILED, StepState.ABANDONED):
-            yield _argument_mismatch(record, step, call, differing)
+            yield from differ(
+                history,
+                job,
+                _argument_mismatch(record, step, call, differing),
+                msgspec.json.encode(call.hashes).decode(),
+            )
     if record is not None and record.state in (StepState.COMPLETED, StepState.FAILED):
         return (yield from _replayed(record, step, call))
     if record is not None and record.state is StepState.ABANDONED:
@@ -235,11 +240,30 @@ def run_step(history: History, job: JobRef, step: StepSpec, call: StepCall) -> F
     yield Enter(call.key)
     ahead = history.ahead_of(call.key)
     if record is None and ahead:
-        yield Mismatch(
-            call.key, "step_inserted", f"{call.key} is new, but {ahead[0]} after it is already done", "", call.args_hash
+        yield from differ(
+            history, job, Mismatch(call.key, "step_inserted", inserted_before(call.key, ahead), "", call.args_hash)
         )
     history.settle(call.key)
     return (yield from _try_until_settled(history, job, step, call, record))
+
+
+def differ(history: History, job: JobRef, mismatch: Mismatch, args_hashes: str | None = None) -> Flow:
+    """Stop for a mismatch, or, where an operator accepted it, tell of it and go on.
+
+    A finished step keeps its outcome and gets ``args_hashes`` as what it was called with: a later replay agrees with it.
+    """
+    if not history.accepting:
+        yield mismatch
+    hashes = (mismatch.recorded_hash, mismatch.now_hash)
+    accept = AcceptMismatch(
+        job=job, step_key=mismatch.key, args_hashes=args_hashes, hashes=hashes, detail=mismatch.detail
+    )
+    yield Persist(accept, lazy=True)
+
+
+def inserted_before(key: StepKey, ahead: list[StepKey]) -> str:
+    """Say that a step is new in front of finished ones."""
+    return f"{key} is new, but {ahead[0]} after it is already done"
 
 
 def _argument_mismatch(record: StepRecord, step: StepSpec, call: StepCall, differing: list[str]) -> Mismatch:

@@ -19,9 +19,13 @@ from relight.model import FINISHED_STEPS, StepKind, StepRecord, StepState
 
 
 class History:
-    """The records of one job, by key. Not locked: a run's arms take turns through the run's own lock."""
+    """The records of one job, by key. Not locked: a run's arms take turns through the run's own lock.
 
-    def __init__(self, records: Iterable[StepRecord] = ()) -> None:
+    ``accepting``: an operator let this run go on where its code and these records differ.
+    """
+
+    def __init__(self, records: Iterable[StepRecord] = (), *, accepting: bool = False) -> None:
+        self.accepting = accepting
         self._records = {record.step_key: record for record in records}
         self._ahead: dict[str, set[StepKey]] = {}
         self._unread: dict[str, set[StepKey]] = {}

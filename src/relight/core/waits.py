@@ -38,7 +38,9 @@ from relight.core.flow import (
     Park,
     Persist,
     Stow,
+    differ,
     digest,
+    inserted_before,
 )
 from relight.core.history import History
 from relight.errors import Conflict, IdempotencyMismatch
@@ -66,7 +68,7 @@ class LookOwners(msgspec.Struct, frozen=True):
     children: tuple[SubmitJob, ...]
 
 
-def _open(history: History, key: StepKey, kind: StepKind) -> Flow:
+def _open(history: History, job: JobRef, key: StepKey, kind: StepKind) -> Flow:
     """Find a wait's record; ask to enter when it is not finished. Returns the record, or None for a wait to begin.
 
     One that was cancelled by a sibling stays cancelled; one that an operator's retry opened again begins anew.
@@ -81,7 +83,7 @@ def _open(history: History, key: StepKey, kind: StepKind) -> Flow:
     yield Enter(key)
     ahead = history.ahead_of(key)
     if record is None and ahead:
-        yield Mismatch(key, "step_inserted", f"{key} is new, but {ahead[0]} after it is already done", "", "")
+        yield from differ(history, job, Mismatch(key, "step_inserted", inserted_before(key, ahead), "", ""))
     return record if record is not None and record.state is StepState.WAITING else None
 
 
@@ -99,7 +101,7 @@ def _text(value: object) -> str:
 
 def sleep_until(history: History, job: JobRef, key: StepKey, *, seconds: float | None, until_ms: int | None) -> Flow:
     """Wait for a time. A duration counts from the first time it was asked for."""
-    record = yield from _open(history, key, StepKind.SLEEP)
+    record = yield from _open(history, job, key, StepKind.SLEEP)
     if _over(record):
         return None
     if record is None:
@@ -115,7 +117,7 @@ def sleep_until(history: History, job: JobRef, key: StepKey, *, seconds: float |
 
 def wait_signal(history: History, job: JobRef, key: StepKey, *, name: str, timeout_ms: int | None) -> Flow:
     """Wait for a message. Returns ``{"name", "by", "payload"}`` (payload as JSON text), or ``"timeout"``."""
-    record = yield from _open(history, key, StepKind.SIGNAL)
+    record = yield from _open(history, job, key, StepKind.SIGNAL)
     if _over(record):
         return _read(record)
     until: int | None = None if record is None else record.until
@@ -166,7 +168,7 @@ def ask(history: History, job: JobRef, key: StepKey, question: Question) -> Flow
 
     A question that was withdrawn while the job waits on (it had been ended by force, and is retried) is asked anew.
     """
-    record = yield from _open(history, key, StepKind.ASK)
+    record = yield from _open(history, job, key, StepKind.ASK)
     if _over(record):
         return _read(record)
     if record is not None and record.waits_for is not None:
@@ -218,7 +220,7 @@ def _outcome_of(row: DecisionRecord) -> dict[str, object]:
 
 def start_children(history: History, job: JobRef, key: StepKey, children: Sequence[SubmitJob]) -> Flow:
     """Start child jobs in one transaction. Returns their ids, in order; a replay finds the same ones."""
-    record = yield from _open(history, key, StepKind.CHILD)
+    record = yield from _open(history, job, key, StepKind.CHILD)
     if _over(record):
         return _read(record)
     first = _first_of_each_key(children)
@@ -258,7 +260,7 @@ def _first_of_each_key(children: Sequence[SubmitJob]) -> dict[tuple[str, str], J
 
 def child_result(history: History, job: JobRef, key: StepKey, child_id: JobId, timeout_ms: int | None) -> Flow:
     """Wait for a job's end. Returns ``{"state", "outputs", "error"}`` (payloads as JSON text), or ``"timeout"``."""
-    record = yield from _open(history, key, StepKind.CHILD_RESULT)
+    record = yield from _open(history, job, key, StepKind.CHILD_RESULT)
     if _over(record):
         return _read(record)
     until: int | None = None if record is None else record.until

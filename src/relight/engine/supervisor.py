@@ -45,6 +45,7 @@ NEWS = {
             "end_jobs",
             "wake_due",
             "put_queues",
+            "set_queues",
             "release_rows",
         }
     ),
@@ -71,6 +72,7 @@ class Supervisor:
         self._own = False
         self._look_again_at = 0
         self._next_timer_ms: int | None = None
+        self._rate_timer: int | None = None
         self._thread: threading.Thread | None = None
         self.owed_hook: Callable[[], None] = lambda: None
         engine.on_news = self.news
@@ -244,7 +246,7 @@ class Supervisor:
             threads=engine.settings.threads - engine.threads.busy,
             probation=not any(run.job.probation for run in running),
         )
-        found = find_candidates(
+        claims = find_candidates(
             engine.store,
             engine.engine_id,
             sync_kinds=engine.registry.kinds_of(is_async=False),
@@ -255,9 +257,20 @@ class Supervisor:
             set_aside=engine.set_aside,
         )
         with engine.runs_lock:
-            engine.claiming = len(found)
-        for candidate in found:
+            engine.claiming = len(claims.candidates)
+        for candidate in claims.candidates:
             self._claim_one(candidate)
+        if claims.again_at is not None:
+            self._claim_again_at(claims.again_at)
+
+    def _claim_again_at(self, at: int) -> None:
+        """Look again when a rate leaves room. Nothing else would tell: time is no commit. One timer is enough."""
+        clock = self._engine.clock
+        now = clock.mono_ms()
+        due = now + max(at - clock.now_ms(), 1)
+        if self._rate_timer is None or not now < self._rate_timer <= due:
+            self._rate_timer = due
+            self._engine.board.after(due - now, self.nudge)
 
     def _claim_one(self, candidate: Candidate) -> None:
         engine = self._engine
@@ -269,6 +282,9 @@ class Supervisor:
             attempt=job.attempt,
             replay_steps=len(candidate.steps),
             limits=candidate.limits,
+            rate=candidate.rate,
+            turn=candidate.turn,
+            terms=candidate.terms,
         )
         try:
             engine.journal.put(command, waker=self._claimed, tag=(candidate, run_id))

@@ -99,6 +99,11 @@ class JobStory:
     runs: dict[str, RunStory] = field(default_factory=dict)
     steps: dict[str, StepStory] = field(default_factory=dict)
 
+    @property
+    def forked_from(self) -> str | None:
+        """The job that this one was forked from."""
+        return None if self.accepted is None else self.accepted.forked_from
+
     def tell(self, invariant: str, detail: str, *ids: object) -> None:
         """Note a finding about this job."""
         self.found.add(invariant, detail, self.job.job_id, *ids)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from relight.core.terms import RateWindow
 from relight.ids import EngineId, JobId, RunId, StepKey
 from relight.model import (
     DecisionRecord,
@@ -211,6 +212,38 @@ class Reads:
             list[JobId], "claimable_ids", queue=queue, kinds=_json(kinds), now=now_ms, limit=limit
         )
 
+    def partitioned_queues(self) -> set[str]:
+        """Return the queues that have something to claim under a partition key."""
+        return set(self._get(list[str], "partitioned_queues"))
+
+    def priority_below(self, queue: str, kinds: Sequence[str], below: int) -> int | None:
+        """Return the highest priority below one that has something to claim in a queue."""
+        values = {"queue": queue, "kinds": _json(kinds), "below": below}
+        return self._get(list[int | None], "priority_below", **values)[0]  # type: ignore[no-any-return]
+
+    def partitions_in_turn(self, queue: str, priority: int, kinds: Sequence[str], limit: int) -> list[str]:
+        """Return partition keys that have something to claim, the one whose turn it is first; "" are jobs without one."""
+        values = {"queue": queue, "priority": priority, "kinds": _json(kinds), "limit": limit}
+        return self._get(list[str], "partitions_in_turn", **values)  # type: ignore[no-any-return]
+
+    def claimable_of(
+        self,
+        queue: str,
+        priority: int,
+        parts: Sequence[str],
+        kinds: Sequence[str],
+        each: int,
+        *,
+        aside: list[Unreadable] | None = None,
+    ) -> list[JobRecord]:
+        """Return the next jobs of some partition keys, at most ``each`` of one, key by key, with their inputs."""
+        values: dict[str, object] = {"queue": queue, "priority": priority, "kinds": _json(kinds), "each": each}
+        return self._each(JobRecord, "claimable_of", aside, parts=_json(parts), **values)
+
+    def rate_window(self, queue: str, n: int, most: int) -> RateWindow:
+        """Return the last starts of a queue, as far as the next ``most`` depend on them."""
+        return self._get(RateWindow, "rate_window", queue=queue, n=n, limit=most)  # type: ignore[no-any-return]
+
     def queue_load(self, queue: str) -> dict[EngineId, int]:
         """Return how many jobs of a queue run in each engine."""
         return dict(self._get(list[tuple[EngineId, int]], "queue_load", queue=queue))
@@ -220,8 +253,14 @@ class Reads:
         return self._get(list[tuple[JobId, int]], "slot_holders", queue=queue, limit=limit)  # type: ignore[no-any-return]
 
     def ahead_in_line(self, job: JobRecord) -> int:
-        """Return how many claimable jobs of its queue come before a job."""
-        values = {"queue": job.queue, "priority": job.priority, "ready_at": job.ready_at, "job_id": job.job_id}
+        """Return how many claimable jobs of its queue come before a job; of its priority only those of its partition key."""
+        values = {
+            "queue": job.queue,
+            "priority": job.priority,
+            "part": job.partition_key or "",
+            "ready_at": job.ready_at,
+            "job_id": job.job_id,
+        }
         return self._get(list[int], "ahead_in_line", **values)[0]  # type: ignore[no-any-return]
 
     def next_due(self) -> tuple[int | None, int | None]:
@@ -340,6 +379,10 @@ class Reads:
     def queues(self) -> list[QueueRecord]:
         """Return every queue's definition."""
         return self._get(list[QueueRecord], "queues")  # type: ignore[no-any-return]
+
+    def is_used(self, queue: str) -> bool:
+        """Tell whether any job is in a queue, or was."""
+        return bool(self._get(list[bool], "is_used", queue=queue)[0])
 
     def quarantine(self, job_id: str | None = None) -> list[QuarantineRecord]:
         """Return rows set aside and not released, or the one of a job even if released."""
