@@ -206,6 +206,7 @@ def test_every_operation_with_a_precondition_has_its_count_checked() -> None:
         "beats",
         "new_recoveries",
         "put_kinds",
+        "rewind_rates",
         "take_turns",
     }
     checked = set(re.findall(r"RAISE\(ABORT, 'refused:(\w+)'\)", KERNEL))

@@ -10,7 +10,7 @@ import click
 from relight.authoring.options import Rate
 from relight.cli import records
 from relight.cli.options import by_option, json_option, opened, store_option
-from relight.cli.output import local, say, say_json, table, visible
+from relight.cli.output import local, say, say_json, table, visible, wire_time
 from relight.cli.parsing import pairs, seconds
 from relight.client.core import Core
 from relight.core.terms import Terms, definition_of, read_terms, term_words, terms_of
@@ -63,7 +63,7 @@ def queue_object(queue: QueueRecord, load: dict[EngineId, int]) -> records.Objec
         "definition": None if queue.defined_by is None else definition_of(queue),
         "defined_by": queue.defined_by,
         "defined_at": made["defined_at"],
-        "previous": made["previous"] and {**made["previous"], "at": records.wire_time(made["previous"]["at"])},
+        "previous": made["previous"] and {**made["previous"], "at": wire_time(made["previous"]["at"])},
         "override": read_terms(queue.override) or None,
         "override_by": queue.override_by,
         "updated_at": made["updated_at"] if queue.revision else None,

@@ -124,6 +124,14 @@ class RateLimit(Row, frozen=True, array_like=True):
     at: int
 
 
+class RewindRate(Row, frozen=True, array_like=True):
+    """The clock was set back by more than a rate's window: starts that lie ahead of it count as of now. Not checked."""
+
+    op = "rewind_rates"
+    queue: str
+    at: int
+
+
 class TakeTurn(Row, frozen=True, array_like=True):
     """A partition key of a queue is served (the empty one: jobs without); the next claim begins behind it."""
 
@@ -486,6 +494,7 @@ OPS: tuple[type[Row], ...] = (
     CopyStep,
     StartRun,
     QueueLimit,
+    RewindRate,
     RateLimit,
     TakeTurn,
     BeginStep,

@@ -104,13 +104,20 @@ def rate_room(rate: RateTerms, window: RateWindow, now_ms: int, most: int) -> tu
 
     The same rule as the store's, which decides again in the claim's own transaction.
     """
-    now = max(now_ms, window.latest) if window.latest <= now_ms + rate.per_ms else now_ms
+    if is_ahead(rate, window, now_ms):
+        return 0, now_ms + rate.per_ms
+    now = max(now_ms, window.latest)
     free = max(rate.n - (window.last - window.first + 1), 0) if window.starts else rate.n
     for started in window.starts:
         if free >= most:
             break
-        free_at = min(started, now) + rate.per_ms
+        free_at = started + rate.per_ms
         if free_at > now:
             return free, free_at - now + now_ms
         free += 1
     return min(free, most), None
+
+
+def is_ahead(rate: RateTerms, window: RateWindow, now_ms: int) -> bool:
+    """Tell whether a queue's starts lie ahead of the clock, so that it must have been set back: they are to be rewound."""
+    return window.latest > now_ms + rate.per_ms

@@ -19,7 +19,7 @@ import msgspec
 
 from relight.core.changes import QueueLimit, TakeTurn
 from relight.core.commands.jobs import FORKED
-from relight.core.terms import RateTerms, Terms, rate_room, terms_of
+from relight.core.terms import RateTerms, Terms, is_ahead, rate_room, terms_of
 from relight.ids import EngineId
 from relight.model import JobRecord, StepRecord
 from relight.store.reads import Reads, Unreadable
@@ -47,10 +47,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Claims:
-    """What to claim, the most urgent first; ``again_at`` (ms) is when a rate that stops a queue now leaves room again."""
+    """What to claim, the most urgent first; ``again_at`` (ms) is when a rate that stops a queue now leaves room again.
+
+    ``rewind``: queues whose starts lie ahead of the clock, which must have been set back.
+    """
 
     candidates: Sequence[Candidate] = ()
     again_at: int | None = None
+    rewind: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def find_candidates(
     bad_jobs: list[Unreadable] = []
     bad_steps: list[Unreadable] = []
     with store.reading() as reads:
-        lines, again_at = _lines(reads, me, consume, min(room.slots, MAX_CLAIMS), now_ms)
+        lines, again_at, rewind = _lines(reads, me, consume, min(room.slots, MAX_CLAIMS), now_ms)
         for queue, line in lines.items():
             if line.in_turn:
                 line.jobs = _in_turn(reads, queue, kinds, line.free, bad_jobs)
@@ -113,7 +117,7 @@ def find_candidates(
     found = [
         _candidate(job, lines[job.queue], tuple(steps.get(job.job_id, ()))) for job in chosen if job.job_id not in bad
     ]
-    return Claims(found, again_at)
+    return Claims(found, again_at, tuple(rewind))
 
 
 def _candidate(job: JobRecord, line: _Line, steps: tuple[StepRecord, ...]) -> Candidate:
@@ -124,13 +128,14 @@ def _candidate(job: JobRecord, line: _Line, steps: tuple[StepRecord, ...]) -> Ca
 
 def _lines(
     reads: Reads, me: EngineId, consume: Sequence[str] | None, most: int, now_ms: int
-) -> tuple[dict[str, _Line], int | None]:
-    """Return the queues that have something to claim and room for it, and when a rate leaves room again."""
+) -> tuple[dict[str, _Line], int | None, list[str]]:
+    """Return the queues that have something to claim and room for it, when a rate leaves room again, what to rewind."""
     queues = [queue for queue in reads.claimable_queues() if consume is None or queue in consume]
     defined = {queue.queue: queue for queue in reads.queues()} if queues else {}
     partitioned = reads.partitioned_queues() if queues else set()
     lines: dict[str, _Line] = {}
     later: list[int] = []
+    rewind: list[str] = []
     for queue in queues:
         line = _Line(terms_of(defined.get(queue)), most, queue in partitioned)
         _narrow(reads, queue, line, me)
@@ -138,9 +143,10 @@ def _lines(
             window = reads.rate_window(queue, line.terms.rate.n, line.free)
             line.free, until = rate_room(line.terms.rate, window, now_ms, line.free)
             later += [] if until is None else [until]
+            rewind += [queue] if is_ahead(line.terms.rate, window, now_ms) else []
         if line.free > 0:
             lines[queue] = line
-    return lines, min(later) if later else None
+    return lines, min(later) if later else None, rewind
 
 
 def _narrow(reads: Reads, queue: str, line: _Line, me: EngineId) -> None:

@@ -14,6 +14,7 @@ from relight.core import events as ev
 from relight.core.commands import JobRef
 from relight.core.commands.engines import FailGate, OpenGate, Tell, WakeDueJobs
 from relight.core.commands.jobs import ClaimJob, PutJobAway, fresh_run
+from relight.core.commands.queues import RewindRates
 from relight.core.commands.steering import QuestionTimedOut, decide_end, ref_of, system
 from relight.engine.claimer import Candidate, Room, find_candidates
 from relight.engine.incarnation import Incarnation
@@ -260,6 +261,8 @@ class Supervisor:
             engine.claiming = len(claims.candidates)
         for candidate in claims.candidates:
             self._claim_one(candidate)
+        if claims.rewind:
+            engine.journal.put(RewindRates(queues=claims.rewind))
         if claims.again_at is not None:
             self._claim_again_at(claims.again_at)
 

@@ -1,7 +1,7 @@
 """Rates along the log (R-1): in any window of a queue's rate no more starts than it allows, over all engines.
 
 The claim's own rule once more (``store``'s ``rate_limits``), from the times of ``run_started`` in commit order: a queue's time
-does not go back, and a clock set back by more than the window begins it anew. Only a queue's present rate is known, so what
+does not go back; where a clock was set back by more than the window, it is judged anew from there. Only a queue's present rate is known, so what
 happened before it was last changed is not judged.
 """
 
@@ -37,8 +37,7 @@ class RateWalk:
             return
         last = self._last[queue]
         if last and last[-1] > ts + rate.per_ms:
-            for i, before in enumerate(last):
-                last[i] = min(before, ts)
+            last.clear()  # the clock was set back: what lay ahead was rewound at a moment that no event tells
         at = max(ts, last[-1]) if last else ts
         if len(last) == rate.n and last[0] > at - rate.per_ms:
             over = self._over.setdefault(queue, [])

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from relight.core import events as ev
-from relight.core.changes import Changes, PutQueue, SetQueue, Who
+from relight.core.changes import Changes, PutQueue, RewindRate, SetQueue, Who
 from relight.core.commands.base import Command, event
 from relight.core.terms import TERMS, changed_terms, definition_of, read_terms
 from relight.ids import Ids
@@ -67,6 +67,16 @@ class SteerQueue(Command, frozen=True, kw_only=True):
         if self.paused != seen.paused:
             changes["paused"] = self.paused
         return Changes([row], [event(ev.QueueChanged(queue=self.queue, changes=changes), self.who, now_ms, ids)])
+
+
+class RewindRates(Command, frozen=True, kw_only=True):
+    """The clock was set back: starts of these queues that lie ahead of it count as of now. No event: it is no fact of theirs."""
+
+    queues: tuple[str, ...]
+
+    def changes(self, now_ms: int, ids: Ids) -> Changes:
+        """Return one row for each queue."""
+        return Changes([RewindRate(queue, now_ms) for queue in self.queues], [])
 
 
 def differs(queue: QueueRecord, seen: QueueRecord | None) -> bool:

@@ -19,7 +19,7 @@
 CREATE TEMP VIEW batch AS SELECT
   NULL AS writer_id, NULL AS batch_seq, NULL AS head_seq, NULL AS head_hash, NULL AS schema_number,
   NULL AS open_writers, NULL AS name_heads, NULL AS new_jobs, NULL AS copy_steps, NULL AS start_runs,
-  NULL AS queue_limits, NULL AS rate_limits, NULL AS take_turns, NULL AS begin_steps, NULL AS update_steps, NULL AS accept_arguments, NULL AS new_signals, NULL AS read_signals, NULL AS new_decisions,
+  NULL AS queue_limits, NULL AS rewind_rates, NULL AS rate_limits, NULL AS take_turns, NULL AS begin_steps, NULL AS update_steps, NULL AS accept_arguments, NULL AS new_signals, NULL AS read_signals, NULL AS new_decisions,
   NULL AS close_decisions, NULL AS settle_steps, NULL AS stall_runs, NULL AS end_runs, NULL AS end_jobs, NULL AS put_away, NULL AS move_jobs,
   NULL AS reopen_steps, NULL AS wake_jobs, NULL AS cancel_jobs, NULL AS wake_due, NULL AS judge_engines,
   NULL AS set_gates, NULL AS beats, NULL AS new_quarantines, NULL AS release_rows, NULL AS release_holds,
@@ -39,9 +39,10 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
   SELECT RAISE(ABORT, 'fenced') WHERE changes() <> 1;
 
   INSERT INTO batch_claims
-  SELECT NEW.name_heads, NEW.new_jobs, NEW.copy_steps, NEW.start_runs, NEW.queue_limits, NEW.rate_limits, NEW.take_turns
-   WHERE coalesce(NEW.name_heads, NEW.new_jobs, NEW.copy_steps, NEW.start_runs, NEW.queue_limits, NEW.rate_limits,
-                  NEW.take_turns) IS NOT NULL;
+  SELECT NEW.name_heads, NEW.new_jobs, NEW.copy_steps, NEW.start_runs, NEW.queue_limits, NEW.rewind_rates,
+         NEW.rate_limits, NEW.take_turns
+   WHERE coalesce(NEW.name_heads, NEW.new_jobs, NEW.copy_steps, NEW.start_runs, NEW.queue_limits, NEW.rewind_rates,
+                  NEW.rate_limits, NEW.take_turns) IS NOT NULL;
   INSERT INTO batch_steps
   SELECT NEW.begin_steps, NEW.update_steps, NEW.accept_arguments, NEW.set_progress
    WHERE coalesce(NEW.begin_steps, NEW.update_steps, NEW.accept_arguments, NEW.set_progress) IS NOT NULL;
@@ -85,7 +86,7 @@ END;
 
 CREATE TEMP VIEW batch_claims AS SELECT
   NULL AS name_heads, NULL AS new_jobs, NULL AS copy_steps, NULL AS start_runs, NULL AS queue_limits,
-  NULL AS rate_limits, NULL AS take_turns;
+  NULL AS rewind_rates, NULL AS rate_limits, NULL AS take_turns;
 CREATE TEMP TRIGGER apply_claims INSTEAD OF INSERT ON batch_claims BEGIN
 
   UPDATE engines SET named_seq = max(named_seq, r.head_seq)
@@ -137,13 +138,12 @@ CREATE TEMP TRIGGER apply_claims INSTEAD OF INSERT ON batch_claims BEGIN
                               OR (SELECT engine_id FROM runs WHERE runs.run_id = jobs.run_id) = value->>1));
 
   -- Rates: starts of a queue are numbered, and start k is refused while start k - n lies less than the window before it. A
-  -- queue's time does not go back: a clock set back a little stands still, one set back by more than the window begins the
-  -- window anew with all that was in it. So the rate is never exceeded, and nothing is frozen for ever.
+  -- queue's time does not go back, so a clock that was set back a little stands still for it. One that was set back by more
+  -- than the window is noticed by whoever would claim, and what lies ahead of it counts as of then: so the rate is never
+  -- exceeded, and nothing is frozen for ever. (Not in the claim itself: a refused batch would forget it.)
   UPDATE rate_starts SET started_at = r.at
-    FROM (SELECT value->>0 AS queue, max(value->>2) AS per_ms, max(value->>3) AS at
-            FROM jsonb_each(NEW.rate_limits) GROUP BY 1) AS r
-   WHERE rate_starts.queue = r.queue AND rate_starts.started_at > r.at
-     AND (SELECT l.started_at FROM rate_starts AS l WHERE l.queue = r.queue ORDER BY l.number DESC LIMIT 1) > r.at + r.per_ms;
+    FROM (SELECT value->>0 AS queue, value->>1 AS at FROM jsonb_each(NEW.rewind_rates)) AS r
+   WHERE rate_starts.queue = r.queue AND rate_starts.started_at > r.at;
   INSERT INTO rate_starts (queue, number, started_at)
   SELECT value->>0,
          coalesce((SELECT max(number) FROM rate_starts WHERE queue = value->>0), 0)
