@@ -39,13 +39,14 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
   SELECT RAISE(ABORT, 'fenced') WHERE changes() <> 1;
 
   INSERT INTO batch_claims
-  SELECT NEW.name_heads, NEW.new_jobs, NEW.copy_steps, NEW.start_runs, NEW.queue_limits, NEW.rewind_rates,
-         NEW.rate_limits, NEW.take_turns
-   WHERE coalesce(NEW.name_heads, NEW.new_jobs, NEW.copy_steps, NEW.start_runs, NEW.queue_limits, NEW.rewind_rates,
-                  NEW.rate_limits, NEW.take_turns) IS NOT NULL;
+  SELECT NEW.name_heads, NEW.new_jobs, NEW.start_runs, NEW.queue_limits
+   WHERE coalesce(NEW.name_heads, NEW.new_jobs, NEW.start_runs, NEW.queue_limits) IS NOT NULL;
+  INSERT INTO batch_teams
+  SELECT NEW.copy_steps, NEW.rewind_rates, NEW.rate_limits, NEW.take_turns, NEW.accept_arguments
+   WHERE coalesce(NEW.copy_steps, NEW.rewind_rates, NEW.rate_limits, NEW.take_turns, NEW.accept_arguments) IS NOT NULL;
   INSERT INTO batch_steps
-  SELECT NEW.begin_steps, NEW.update_steps, NEW.accept_arguments, NEW.set_progress
-   WHERE coalesce(NEW.begin_steps, NEW.update_steps, NEW.accept_arguments, NEW.set_progress) IS NOT NULL;
+  SELECT NEW.begin_steps, NEW.update_steps, NEW.set_progress
+   WHERE coalesce(NEW.begin_steps, NEW.update_steps, NEW.set_progress) IS NOT NULL;
   INSERT INTO batch_people
   SELECT NEW.new_signals, NEW.read_signals, NEW.new_decisions, NEW.close_decisions, NEW.settle_steps
    WHERE coalesce(NEW.new_signals, NEW.read_signals, NEW.new_decisions, NEW.close_decisions,
@@ -85,8 +86,7 @@ CREATE TEMP TRIGGER apply_opening INSTEAD OF INSERT ON batch_opening BEGIN
 END;
 
 CREATE TEMP VIEW batch_claims AS SELECT
-  NULL AS name_heads, NULL AS new_jobs, NULL AS copy_steps, NULL AS start_runs, NULL AS queue_limits,
-  NULL AS rewind_rates, NULL AS rate_limits, NULL AS take_turns;
+  NULL AS name_heads, NULL AS new_jobs, NULL AS start_runs, NULL AS queue_limits;
 CREATE TEMP TRIGGER apply_claims INSTEAD OF INSERT ON batch_claims BEGIN
 
   UPDATE engines SET named_seq = max(named_seq, r.head_seq)
@@ -104,16 +104,6 @@ CREATE TEMP TRIGGER apply_claims INSTEAD OF INSERT ON batch_claims BEGIN
    WHERE value->>16 IS NULL OR EXISTS (SELECT 1 FROM jobs AS p WHERE p.job_id = value->>16 AND p.completed_at IS NULL)
       ON CONFLICT DO NOTHING;
   SELECT RAISE(ABORT, 'refused:new_jobs') WHERE changes() <> coalesce(json_array_length(NEW.new_jobs), 0);
-
-  -- A fork's steps are finished where they come from, and stay the run's that made them.
-  INSERT INTO steps (job_id, step_key, run_id, kind, name, state, try_number, policy, args_hashes, inputs, outcome, error,
-                     until, waits_for, code_ref, note, begun_at, ended_at)
-  SELECT r.value->>0, s.step_key, s.run_id, s.kind, s.name, s.state, s.try_number, s.policy, s.args_hashes, s.inputs,
-         s.outcome, s.error, s.until, s.waits_for, s.code_ref, s.note, s.begun_at, s.ended_at
-    FROM jsonb_each(NEW.copy_steps) AS r
-    JOIN steps AS s ON s.job_id = r.value->>1 AND s.step_key = r.value->>2 AND s.state IN ('completed', 'failed', 'abandoned')
-   ORDER BY r.key;
-  SELECT RAISE(ABORT, 'refused:copy_steps') WHERE changes() <> coalesce(json_array_length(NEW.copy_steps), 0);
 
   UPDATE jobs SET state = 'running', status_reason = 'claimed', claimable = 0, ready_at = NULL, begun = 1,
                   run_id = r.run_id, updated_at = r.at
@@ -136,6 +126,21 @@ CREATE TEMP TRIGGER apply_claims INSTEAD OF INSERT ON batch_claims BEGIN
                          AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = jobs.job_id AND q.released_at IS NULL)
                          AND (value->>1 IS NULL
                               OR (SELECT engine_id FROM runs WHERE runs.run_id = jobs.run_id) = value->>1));
+END;
+
+CREATE TEMP VIEW batch_teams AS SELECT
+  NULL AS copy_steps, NULL AS rewind_rates, NULL AS rate_limits, NULL AS take_turns, NULL AS accept_arguments;
+CREATE TEMP TRIGGER apply_teams INSTEAD OF INSERT ON batch_teams BEGIN
+
+  -- A fork's steps are finished where they come from, and stay the run's that made them.
+  INSERT INTO steps (job_id, step_key, run_id, kind, name, state, try_number, policy, args_hashes, inputs, outcome, error,
+                     until, waits_for, code_ref, note, begun_at, ended_at)
+  SELECT r.value->>0, s.step_key, s.run_id, s.kind, s.name, s.state, s.try_number, s.policy, s.args_hashes, s.inputs,
+         s.outcome, s.error, s.until, s.waits_for, s.code_ref, s.note, s.begun_at, s.ended_at
+    FROM jsonb_each(NEW.copy_steps) AS r
+    JOIN steps AS s ON s.job_id = r.value->>1 AND s.step_key = r.value->>2 AND s.state IN ('completed', 'failed', 'abandoned')
+   ORDER BY r.key;
+  SELECT RAISE(ABORT, 'refused:copy_steps') WHERE changes() <> coalesce(json_array_length(NEW.copy_steps), 0);
 
   -- Rates: starts of a queue are numbered, and start k is refused while start k - n lies less than the window before it. A
   -- queue's time does not go back, so a clock that was set back a little stands still for it. One that was set back by more
@@ -172,10 +177,19 @@ CREATE TEMP TRIGGER apply_claims INSTEAD OF INSERT ON batch_claims BEGIN
     FROM (SELECT value->>0 AS queue, value->>1 AS priority, value->>2 AS partition_key, max(key)
             FROM jsonb_each(NEW.take_turns) GROUP BY 1, 2) WHERE true
       ON CONFLICT (queue, priority) DO UPDATE SET partition_key = excluded.partition_key;
+
+  -- What a finished step was called with is rewritten only where an operator accepted it, in a run of the job itself.
+  UPDATE steps SET args_hashes = r.args_hashes
+    FROM (SELECT value->>0 AS job_id, value->>1 AS step_key, value->>2 AS run_id, value->>3 AS args_hashes
+            FROM jsonb_each(NEW.accept_arguments)) AS r
+   WHERE steps.job_id = r.job_id AND steps.step_key = r.step_key AND steps.state IN ('completed', 'failed', 'abandoned')
+     AND EXISTS (SELECT 1 FROM runs WHERE runs.run_id = r.run_id AND runs.job_id = r.job_id AND runs.state = 'running')
+     AND (SELECT accepting FROM jobs WHERE jobs.job_id = r.job_id);
+  SELECT RAISE(ABORT, 'refused:accept_arguments') WHERE changes() <> coalesce(json_array_length(NEW.accept_arguments), 0);
 END;
 
 CREATE TEMP VIEW batch_steps AS SELECT
-  NULL AS begin_steps, NULL AS update_steps, NULL AS accept_arguments, NULL AS set_progress;
+  NULL AS begin_steps, NULL AS update_steps, NULL AS set_progress;
 CREATE TEMP TRIGGER apply_steps INSTEAD OF INSERT ON batch_steps BEGIN
 
   INSERT INTO steps (job_id, step_key, run_id, kind, name, state, try_number, policy, args_hashes, inputs, until, waits_for,
@@ -200,15 +214,6 @@ CREATE TEMP TRIGGER apply_steps INSTEAD OF INSERT ON batch_steps BEGIN
      AND steps.state IN ('running', 'waiting', 'backoff', 'in_doubt')
      AND EXISTS (SELECT 1 FROM runs WHERE runs.run_id = r.run_id AND runs.job_id = r.job_id AND runs.state = 'running');
   SELECT RAISE(ABORT, 'refused:update_steps') WHERE changes() <> coalesce(json_array_length(NEW.update_steps), 0);
-
-  -- What a finished step was called with is rewritten only where an operator accepted it, in a run of the job itself.
-  UPDATE steps SET args_hashes = r.args_hashes
-    FROM (SELECT value->>0 AS job_id, value->>1 AS step_key, value->>2 AS run_id, value->>3 AS args_hashes
-            FROM jsonb_each(NEW.accept_arguments)) AS r
-   WHERE steps.job_id = r.job_id AND steps.step_key = r.step_key AND steps.state IN ('completed', 'failed', 'abandoned')
-     AND EXISTS (SELECT 1 FROM runs WHERE runs.run_id = r.run_id AND runs.job_id = r.job_id AND runs.state = 'running')
-     AND (SELECT accepting FROM jobs WHERE jobs.job_id = r.job_id);
-  SELECT RAISE(ABORT, 'refused:accept_arguments') WHERE changes() <> coalesce(json_array_length(NEW.accept_arguments), 0);
 
   -- Before runs end: what a job said last is kept. Of several words in one batch the last stands.
   UPDATE jobs SET progress = r.progress
