@@ -279,7 +279,7 @@ def parse(command: str) -> None:
     program, *words = shlex.split(command)
     assert program == "relight"
     group: click.Command = cli
-    context = click.Context(cli, info_name="relight")
+    context = click.Context(cli, info_name="relight", **cli.context_settings)
     while isinstance(group, click.Group):
         name, *words = words
         found = group.get_command(context, name)
