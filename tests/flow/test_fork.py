@@ -89,8 +89,8 @@ def test_steps_finished_before_the_chosen_one_began_are_taken_over(rig: Rig) -> 
     assert rig.told(fork)[:2] == ["job_accepted", "run_started"]
     ours, theirs = rig.steps(fork)["note#0"], rig.steps(job)["note#0"]
     assert (ours.outcome, ours.run_id, ours.ended_at) == (theirs.outcome, theirs.run_id, theirs.ended_at)
-    again = fork.fork(from_step="note#2")
     CALLS.clear()
+    again = fork.fork(from_step="note#2")
     assert again.result(timeout_seconds=20) == 4
     assert CALLS == ["c"], "of a fork, too, what it took over itself"
 
