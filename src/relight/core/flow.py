@@ -29,7 +29,7 @@ import msgspec
 from relight.core.commands import Command, JobRef
 from relight.core.commands.steps import AcceptMismatch, AskPerson, BeginTry, EndWait, FailTry, FinishStep, ReconcileStep
 from relight.core.failure import Failure, failure_of, read_failure
-from relight.core.history import History, differing_arguments, volatile_hint
+from relight.core.history import History, differing_arguments, inserted_before, volatile_hint
 from relight.core.retry import ONE_TRY, Retry
 from relight.errors import PayloadError, StepError, type_name
 from relight.ids import StepKey
@@ -259,11 +259,6 @@ def differ(history: History, job: JobRef, mismatch: Mismatch, args_hashes: str |
         job=job, step_key=mismatch.key, args_hashes=args_hashes, hashes=hashes, detail=mismatch.detail
     )
     yield Persist(accept, lazy=True)
-
-
-def inserted_before(key: StepKey, ahead: list[StepKey]) -> str:
-    """Say that a step is new in front of finished ones."""
-    return f"{key} is new, but {ahead[0]} after it is already done"
 
 
 def _argument_mismatch(record: StepRecord, step: StepSpec, call: StepCall, differing: list[str]) -> Mismatch:

@@ -139,3 +139,8 @@ def volatile_hint(inputs: str, names: Iterable[str]) -> str:
             if form.fullmatch(text):
                 return f", it looks like {what}: use {instead}"
     return ""
+
+
+def inserted_before(key: StepKey, ahead: list[StepKey]) -> str:
+    """Say that a step is new in front of finished ones."""
+    return f"{key} is new, but {ahead[0]} after it is already done"

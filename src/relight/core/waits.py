@@ -40,9 +40,8 @@ from relight.core.flow import (
     Stow,
     differ,
     digest,
-    inserted_before,
 )
-from relight.core.history import History
+from relight.core.history import History, inserted_before
 from relight.errors import Conflict, IdempotencyMismatch
 from relight.ids import JobId, StepKey
 from relight.model import Actor, DecisionRecord, JobRecord, JobState, SignalRecord, StepKind, StepRecord, StepState
