@@ -13,7 +13,22 @@ from typing import Any
 import click
 import msgspec
 
-from relight.cli import acts, doctor, engines, lists, log, run, show, submit, tokens, upkeep, watch, worker
+from relight.cli import (
+    acts,
+    doctor,
+    engines,
+    fork,
+    lists,
+    log,
+    queues,
+    run,
+    show,
+    submit,
+    tokens,
+    upkeep,
+    watch,
+    worker,
+)
 from relight.cli.demo_command import demo
 from relight.cli.exit_codes import Exit, worth_of
 from relight.cli.later import LATER, WithLater
@@ -102,6 +117,7 @@ for _command in (
     acts.retry,
     acts.cancel,
     acts.fail,
+    fork.fork,
     acts.signal,
     acts.answer,
     tokens.complete,
@@ -109,7 +125,7 @@ for _command in (
     acts.release,
     lists.recoveries,
     engines.engines,
-    lists.queues,
+    queues.queues,
     upkeep.verify,
     doctor.doctor,
     upkeep.db,
