@@ -159,10 +159,8 @@ def translate(error: psycopg.Error, place: str, *, reading: bool) -> Exception:
     if state.startswith(("22", "23")) or isinstance(error, errors.CardinalityViolation):
         return Refused(f"constraint {state}: {_words(error)}")
     said: type[StorageError]
-    if state in ("42501", "28000", "28P01"):
+    if state == "42501":
         return ConfigError(f"{place} does not let this role do that: {_words(error)}", place=place)
-    if state == "3D000":
-        return StorageUnavailable(f"{place}: {_words(error)}. Make it first: createdb", place=place)
     if state.startswith("42") or state == "3F000":
         return StorageCorrupt(
             f"{place} does not have the tables this Relight expects: {_words(error)}. Is it a Relight store?",

@@ -11,6 +11,10 @@
 -- ends by force (their own batches begin at that row), then queues with limits, then jobs, with the parents of those that
 -- are born or end. An operation that may be split by a statement of its own has one more block, name/2.
 --
+-- `(jobs.state = 'running') IS TRUE` says the same as without IS TRUE, and keeps the planner from starting at an index on the
+-- state: it would walk all running jobs, where it should look up the few that are named. Plans are made when tables may still
+-- be empty, so what is cheapest then decides nothing here.
+--
 -- Where SQLite goes on with an upsert of a row that the same statement made, PostgreSQL refuses (21000): such a batch is
 -- halved like any other that is refused.
 
@@ -76,8 +80,7 @@ SELECT count(*) FROM (
    WHERE job_id = ANY (ARRAY(SELECT jsonb_array_elements_text(:job_ids::jsonb)
                              UNION ALL
                              SELECT e.parent_job_id FROM relight.jobs AS e
-                              WHERE e.job_id = ANY (ARRAY(SELECT jsonb_array_elements_text(:ending::jsonb)))
-                                AND e.parent_job_id IS NOT NULL))
+                              WHERE e.job_id = ANY (ARRAY(SELECT jsonb_array_elements_text(:ending::jsonb)))))
    ORDER BY job_id FOR NO KEY UPDATE) AS locked;
 
 -- name: name_heads
@@ -119,7 +122,7 @@ done AS (
   UPDATE relight.jobs SET state = 'running', status_reason = 'claimed', claimable = false, ready_at = NULL, begun = true,
                           run_id = r.run_id, updated_at = r.at, version = r.version
     FROM given AS r
-   WHERE jobs.job_id = r.job_id AND jobs.state = 'queued' AND jobs.claimable
+   WHERE jobs.job_id = r.job_id AND (jobs.state = 'queued' AND jobs.claimable) IS TRUE
      AND jobs.attempt = r.attempt AND (NOT jobs.begun OR jobs.version IS NOT DISTINCT FROM r.version)
      AND (r.terms IS NULL
           OR r.terms = coalesce((SELECT revision FROM relight.queues WHERE queues.queue = jobs.queue), 0))
@@ -282,7 +285,7 @@ WITH given AS MATERIALIZED (
     FROM jsonb_array_elements(:rows::jsonb) WITH ORDINALITY AS e (value, key)
    ORDER BY 1, 2, key DESC)
 UPDATE relight.jobs SET progress = r.progress
-  FROM given AS r WHERE jobs.job_id = r.job_id AND jobs.run_id = r.run_id AND jobs.state = 'running';
+  FROM given AS r WHERE jobs.job_id = r.job_id AND jobs.run_id = r.run_id AND (jobs.state = 'running') IS TRUE;
 
 -- name: note_steps
 -- Of several in one batch the last stands.
@@ -451,7 +454,7 @@ done AS (
                        WHEN coalesce(jobs.stalled_at_checkpoint, -1) = r.checkpoints THEN jobs.stalls + 1 ELSE 1 END,
          stalled_at_checkpoint = CASE WHEN r.counts THEN r.checkpoints ELSE jobs.stalled_at_checkpoint END
     FROM counted AS r
-   WHERE jobs.job_id = r.job_id AND jobs.state = 'running' AND jobs.run_id = r.run_id
+   WHERE jobs.job_id = r.job_id AND (jobs.state = 'running') IS TRUE AND jobs.run_id = r.run_id
   RETURNING 1),
 doubted AS (
   UPDATE relight.steps SET state = 'in_doubt'
@@ -482,7 +485,7 @@ done AS (
                           issues = r.issues, claimable = false, ready_at = NULL, updated_at = r.at, completed_at = r.at,
                           probation = false
     FROM given AS r
-   WHERE jobs.job_id = r.job_id AND jobs.state = 'running' AND jobs.run_id = r.run_id
+   WHERE jobs.job_id = r.job_id AND (jobs.state = 'running') IS TRUE AND jobs.run_id = r.run_id
   RETURNING 1),
 doubted AS (
   UPDATE relight.steps SET state = 'in_doubt'
@@ -521,7 +524,7 @@ done AS (
          updated_at = r.at, probation = false,
          accepting = jobs.accepting AND r.state = 'queued' AND r.status_reason <> 'waiting'
     FROM looked AS r
-   WHERE jobs.job_id = r.job_id AND jobs.state = 'running' AND jobs.run_id = r.run_id
+   WHERE jobs.job_id = r.job_id AND (jobs.state = 'running') IS TRUE AND jobs.run_id = r.run_id
      AND NOT (r.state = 'awaiting_user'
               AND (jobs.cancel_code IS NOT NULL OR (r.came AND r.status_reason = 'awaiting_user')))
   RETURNING 1),
@@ -553,7 +556,7 @@ done AS (
          accepting = jobs.accepting OR r.accepting,
          completed_at = CASE WHEN r.target IN ('failed', 'cancelled', 'poisoned') THEN r.at END
     FROM given AS r
-   WHERE jobs.job_id = r.job_id AND jobs.state = r.source AND (r.begun IS NULL OR jobs.begun = r.begun)
+   WHERE jobs.job_id = r.job_id AND (jobs.state = r.source) IS TRUE AND (r.begun IS NULL OR jobs.begun = r.begun)
      AND (r.source_reason IS NULL OR jobs.status_reason = r.source_reason)
   RETURNING 1),
 doubted AS (
@@ -587,7 +590,7 @@ wanted AS (
 UPDATE relight.jobs SET state = 'queued', claimable = true, ready_at = r.at, updated_at = r.at,
                         status_reason = CASE jobs.state WHEN 'awaiting_user' THEN 'decided' ELSE jobs.status_reason END
   FROM wanted AS r
- WHERE jobs.job_id = r.job_id AND (jobs.state = 'queued' OR (r.decided AND jobs.state = 'awaiting_user'));
+ WHERE jobs.job_id = r.job_id AND (jobs.state = 'queued' OR (r.decided AND jobs.state = 'awaiting_user')) IS TRUE;
 
 -- name: cancel_jobs
 -- Put away or stalled, the job is queued for its last run, and its reason says so.
@@ -607,7 +610,7 @@ done AS (
                          THEN r.at END
     FROM given AS r
    WHERE jobs.job_id = r.job_id AND jobs.begun AND jobs.cancel_code IS NULL
-     AND jobs.state IN ('queued', 'awaiting_user', 'running', 'stalled')
+     AND (jobs.state IN ('queued', 'awaiting_user', 'running', 'stalled')) IS TRUE
   RETURNING 1)
 SELECT relight.must((SELECT count(*) FROM done) = (SELECT count(*) FROM given), 'cancel_jobs');
 
@@ -622,7 +625,7 @@ wanted AS (
       ON w.waits_for = e.job_id AND w.state = 'waiting' AND w.kind = 'child_result'
    GROUP BY w.job_id)
 UPDATE relight.jobs SET claimable = true, ready_at = r.at, updated_at = r.at
-  FROM wanted AS r WHERE jobs.job_id = r.job_id AND jobs.state = 'queued' AND NOT jobs.claimable;
+  FROM wanted AS r WHERE jobs.job_id = r.job_id AND (jobs.state = 'queued' AND NOT jobs.claimable) IS TRUE;
 
 -- name: wake_due
 -- On jobs_due. Those that somebody else has locked are passed over: they are due again at the next look.
@@ -630,7 +633,7 @@ WITH given AS MATERIALIZED (
   SELECT max((value->>0)::bigint) AS now FROM jsonb_array_elements(:rows::jsonb)),
 due AS MATERIALIZED (
   SELECT job_id FROM relight.jobs
-   WHERE NOT claimable AND ready_at IS NOT NULL AND state = 'queued' AND ready_at <= (SELECT now FROM given)
+   WHERE NOT claimable AND ready_at IS NOT NULL AND (state = 'queued') IS TRUE AND ready_at <= (SELECT now FROM given)
    ORDER BY ready_at FOR NO KEY UPDATE SKIP LOCKED)
 UPDATE relight.jobs SET claimable = true FROM due WHERE jobs.job_id = due.job_id;
 
@@ -701,7 +704,7 @@ WITH given AS MATERIALIZED (
   SELECT value->>0 AS job_id, value->>1 AS engine_id, (value->>2)::bigint AS at FROM jsonb_array_elements(:rows::jsonb)),
 done AS (
   UPDATE relight.jobs SET held_by = NULL, updated_at = r.at
-    FROM given AS r WHERE jobs.job_id = r.job_id AND jobs.held_by = r.engine_id AND jobs.state = 'stalled'
+    FROM given AS r WHERE jobs.job_id = r.job_id AND jobs.held_by = r.engine_id AND (jobs.state = 'stalled') IS TRUE
   RETURNING 1)
 SELECT relight.must((SELECT count(*) FROM done) = (SELECT count(*) FROM given), 'release_holds');
 

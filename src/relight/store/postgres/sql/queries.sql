@@ -124,14 +124,15 @@ SELECT coalesce(json_agg(part), '[]') FROM (
 -- name: claimable_of
 -- For each of some partition keys its first jobs, in the order of jobs_claimable, which has them side by side.
 SELECT coalesce(json_agg(row), '[]') FROM (
-  SELECT j.row FROM jsonb_array_elements_text(:parts::jsonb) WITH ORDINALITY AS p (value, key) JOIN relight.job_json AS j
-      ON j.job_id IN (
+  SELECT j.row FROM jsonb_array_elements_text(:parts::jsonb) WITH ORDINALITY AS p (value, key)
+    CROSS JOIN LATERAL (
         SELECT f.job_id FROM relight.jobs AS f
          WHERE f.claimable AND f.queue = :queue AND f.priority = :priority AND coalesce(f.partition_key, '') = p.value
            AND f.kind = ANY (ARRAY(SELECT jsonb_array_elements_text(:kinds::jsonb)))
            AND (NOT f.begun OR :versions::text IS NULL OR jsonb_build_array(f.kind, f.version) = ANY (ARRAY(SELECT jsonb_array_elements_text(:versions::jsonb)::jsonb)))
            AND NOT EXISTS (SELECT 1 FROM relight.quarantine AS q WHERE q.job_id = f.job_id AND q.released_at IS NULL)
-         ORDER BY f.ready_at NULLS FIRST, f.job_id LIMIT :each)
+         ORDER BY f.ready_at NULLS FIRST, f.job_id LIMIT :each) AS first
+    JOIN relight.job_json AS j ON j.job_id = first.job_id
    ORDER BY p.key, j.ready_at NULLS FIRST, j.job_id) AS found;
 
 -- name: rate_window
@@ -383,7 +384,7 @@ SELECT coalesce(json_agg(row), '[]') FROM (
 -- name: unnamed_heads
 -- Chain heads that nobody has named yet, on engines_unnamed.
 SELECT coalesce(json_agg(json_build_array(engine_id, head_seq, head_hash)), '[]')
-  FROM relight.engines WHERE head_seq > named_seq;
+  FROM relight.engines WHERE unnamed;
 
 -- name: kinds
 -- Every kind ever registered here.
