@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+import tempfile
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -24,16 +25,17 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [*os.environ]:
         if name.startswith("RELIGHT_") and not name.startswith("RELIGHT_TEST_"):
             del os.environ[name]
+    # Engines on a server keep their lock files in a folder of the user.
+    os.environ["XDG_STATE_HOME"] = state = tempfile.mkdtemp(prefix="rl-state-")
+    config.add_cleanup(lambda: shutil.rmtree(state, ignore_errors=True))
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Server]:
-    """A PostgreSQL server of this process of the tests."""
-    from tests.postgres import Server
+def postgres() -> Server:
+    """The PostgreSQL server of this process of the tests."""
+    from tests.postgres import own_server
 
-    server = Server()
-    yield server
-    server.stop()
+    return own_server()
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ server's own durability start another one.
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import itertools
 import os
@@ -17,6 +18,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import psycopg
@@ -132,6 +134,28 @@ class Server:
             self._process.kill()
             self._process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+_numbers = itertools.count(1)
+
+
+@cache
+def own_server() -> Server:
+    """Return the server of this process, started when it is first asked for and stopped when the process ends."""
+    server = Server()
+    atexit.register(server.stop)
+    return server
+
+
+@cache
+def own_database() -> str:
+    """Return a database on it."""
+    return own_server().new_database()
+
+
+def new_schema() -> str:
+    """Return the address of a store that is not there yet."""
+    return own_server().address(own_database(), f"rig{next(_numbers)}")
 
 
 def copied(programs: Path, folder: Path) -> Path:

@@ -252,12 +252,17 @@ def lock_path(state_dir: Path, engine_id: str) -> Path:
     return Path(state_dir) / f"{engine_id}.lock"
 
 
-def state_dir_for(store_path: str | os.PathLike[str]) -> Path:
-    """Return the state directory of a SQLite file, ``<file>-engines`` beside it (``LockFile.create`` makes it).
+def state_dir_for(place: str | os.PathLike[str]) -> Path:
+    """Return the state directory of a store (``LockFile.create`` makes it).
 
-    Symbolic links are followed first, so that all who open one file by different names meet in one directory.
+    Of a SQLite file it is ``<file>-engines`` beside it. Symbolic links are followed first, so that all who open one file by
+    different names meet in one directory. Of stores on servers it is one per user, since a server goes by many names and
+    engines' ids are told apart: ``$XDG_STATE_HOME/relight/engines``, else ``~/.local/state/relight/engines``.
     """
-    file = Path(os.path.realpath(store_path))
+    if isinstance(place, str) and place.startswith("postgresql://"):
+        home = os.environ.get("XDG_STATE_HOME")
+        return (Path(home) if home else Path.home() / ".local" / "state") / "relight" / "engines"
+    file = Path(os.path.realpath(place))
     return file.with_name(f"{file.name}-engines")
 
 

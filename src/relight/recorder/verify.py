@@ -35,7 +35,7 @@ from relight.recorder.rows import Around, check_rows
 from relight.recorder.slots import SlotWalk
 from relight.recorder.story import JobStory
 from relight.store.audits import AuditedJob, Audits, ReadEvent, Totals
-from relight.store.sqlite.store import SqliteStore
+from relight.store.open import store_at
 from relight.store.store import Store
 
 JOBS_PAGE = 200
@@ -52,8 +52,8 @@ class _ChecksItself(Protocol):
 
 
 def verify_store(path: str, *, progress: Told | None = None) -> Report:
-    """Audit the SQLite store at a path. Raises ``StorageError`` or ``ConfigError`` when it cannot be opened at all."""
-    store = SqliteStore(path)
+    """Audit the store at an address. Raises ``StorageError`` or ``ConfigError`` when it cannot be opened at all."""
+    store = store_at(path)
     store.open(create=False)
     try:
         return verify(store, progress=progress)
