@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import threading
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -239,3 +240,31 @@ def test_a_watcher_sees_each_commit_and_survives_its_connection(address: str, ad
         with pytest.raises(StorageUnavailable):
             token()
         assert isinstance(token(), int)
+
+
+def test_a_role_with_the_documented_privileges_does_everything_but_change_the_log(postgres: Server, admin: Any) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "postgresql-store.md").read_text(encoding="utf-8")
+    grants = page.partition("```sql\n")[2].partition("```")[0]
+    database = postgres.new_database()
+    owned = PostgresStore(postgres.address(database), durability="process")
+    owned.open(create=True)
+    owned.close()
+    with psycopg.connect(postgres.address(database), autocommit=True) as owner:
+        owner.execute(grants.encode())
+    address = postgres.address(database).replace("relight@", "relight_app@")
+    with World(lambda: PostgresStore(address, durability="process")) as world:
+        engine = world.open_engine()
+        run = engine.run_new()
+        engine.begin(run)
+        engine.finish_step(run)
+        engine.finish(run)
+        engine.define_queue("gpu", slots=3)
+        world.store.put_blob("b", "[]", 0)
+        with psycopg.connect(address, autocommit=True) as app:
+            for change in (
+                "UPDATE relight.events SET type = 'x'",
+                "DELETE FROM relight.jobs",
+                "DROP TABLE relight.jobs",
+            ):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    app.execute(change.encode())
