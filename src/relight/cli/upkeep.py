@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Protocol, runtime_checkable
 
 import click
 
@@ -17,8 +18,9 @@ from relight.ids import short
 from relight.proof.lockfile import probe, state_dir_for
 from relight.recorder.invariants import Report
 from relight.settings import resolve
+from relight.store.migrate import Migration
 from relight.store.open import store_at
-from relight.store.sqlite.store import SqliteStore
+from relight.store.store import Store
 
 
 @click.command()
@@ -59,6 +61,13 @@ def _progress(what: str, done: int, total: int) -> None:
     sys.stderr.flush()
 
 
+@runtime_checkable
+class _Upgradable(Store, Protocol):
+    def engines_marked_live(self) -> list[tuple[str, str, str, int]]: ...
+
+    def upgrade(self) -> list[Migration]: ...
+
+
 @click.group()
 def db() -> None:
     """Look after a store's schema."""
@@ -73,9 +82,10 @@ def upgrade(by: str | None, store: str | None) -> None:
     An engine makes the schema of a new store by itself; this is for a store that an older Relight wrote.
     """
     target = store_at(resolve({"store": store}).store)
-    assert isinstance(target, SqliteStore)
+    assert isinstance(target, _Upgradable)
     for engine_id, name, nonce, pid in target.engines_marked_live():
-        if probe(state_dir_for(target.place), engine_id, nonce).locked:
+        lock = probe(state_dir_for(target.place), engine_id, nonce)
+        if lock.locked or (target.capabilities.time_is_proof and not lock.found):
             raise Conflict(
                 f"engine {name} {short(engine_id)} is live on {target.place} (process {pid}). Stop every engine on it, then "
                 "upgrade",
