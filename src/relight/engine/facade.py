@@ -29,6 +29,7 @@ from relight.core.commands.engines import Tell
 from relight.core.commands.steering import ReleaseHeld, ref_of, system
 from relight.engine.incarnation import Incarnation, Ports
 from relight.engine.recovery import describe
+from relight.engine.rest import Listener
 from relight.engine.supervisor import Beat, Supervisor, Watch
 from relight.errors import GateClosed, GateError, InvalidArgument, RelightError
 from relight.ids import EngineId, Ids, JobId, RandomIds
@@ -155,6 +156,9 @@ class _Host(_Opened):
             on_fenced=self._on_fenced,
         )
         engine.queues = self._queues
+        engine.awaited = lambda: core.ends.awaited
+        if isinstance(self._clock, Listener):
+            engine.listeners.append(self._clock)
         supervisor, watch, beat = Supervisor(engine), Watch(engine), Beat(engine)
         supervisor.owed_hook = watch.nudge
         engine.open()

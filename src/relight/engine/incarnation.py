@@ -35,6 +35,7 @@ from relight.engine.lines import leave_behind
 from relight.engine.outcome import command_for
 from relight.engine.pool import Pool
 from relight.engine.resources import Resources
+from relight.engine.rest import Listener
 from relight.engine.run import End, Run
 from relight.engine.runner import Conductor
 from relight.engine.shelf import Shelf
@@ -94,6 +95,9 @@ class Ports:
 class Incarnation(Lease, Shelf):
     """See the module. Made by the facade; ``open`` writes its row with the gate closed."""
 
+    conductor = Conductor
+    """What the code inside a job talks to; tests that only replay bring their own."""
+
     def __init__(
         self,
         ports: Ports,
@@ -144,6 +148,11 @@ class Incarnation(Lease, Shelf):
         self.nudge_hook: Callable[[], None] = lambda: None
         self.released: Callable[[Run], None] = lambda run: None
         self.settle_ms = SETTLE_MS
+        self.listeners: list[Listener] = []
+        self.awaited: Callable[[], bool] = lambda: False
+        """Whether somebody in this process waits for a job to end."""
+        self.watch_passes = 0
+        """How often the watch has looked at everything; odd while it does so."""
 
     # opening
 
@@ -359,7 +368,7 @@ class Incarnation(Lease, Shelf):
         return run.spec.function, args, kwargs
 
     def _run_sync(self, run: Run) -> None:
-        conductor = Conductor(run, self)
+        conductor = self.conductor(run, self)
         SCOPE.set(Scope(conductor, run.branch))
         value, error = None, None
         try:
@@ -376,7 +385,7 @@ class Incarnation(Lease, Shelf):
 
     def _begin_async(self, run: Run) -> None:
         context = contextvars.Context()
-        context.run(SCOPE.set, Scope(Conductor(run, self), run.branch))
+        context.run(SCOPE.set, Scope(self.conductor(run, self), run.branch))
 
         def cancel() -> None:
             if run.main is not None and not run.main.done():
