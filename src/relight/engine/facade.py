@@ -30,6 +30,7 @@ from relight.core.commands.steering import ReleaseHeld, ref_of, system
 from relight.engine.incarnation import Incarnation, Ports
 from relight.engine.recovery import describe
 from relight.engine.rest import Listener
+from relight.engine.runner import Conductor
 from relight.engine.supervisor import Beat, Supervisor, Watch
 from relight.errors import GateClosed, GateError, InvalidArgument, RelightError
 from relight.ids import EngineId, Ids, JobId, RandomIds
@@ -46,6 +47,8 @@ _LOOK_FOR_SIGNALS_SECONDS = 0.1
 
 class _Host(_Opened):
     """An engine's settings and definitions, and the incarnation that is alive now."""
+
+    conductor: type[Conductor] = Conductor
 
     def __init__(
         self,
@@ -157,6 +160,7 @@ class _Host(_Opened):
         )
         engine.queues = self._queues
         engine.awaited = lambda: core.ends.awaited
+        engine.conductor = self.conductor
         if isinstance(self._clock, Listener):
             engine.listeners.append(self._clock)
         supervisor, watch, beat = Supervisor(engine), Watch(engine), Beat(engine)

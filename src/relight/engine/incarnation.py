@@ -95,7 +95,7 @@ class Ports:
 class Incarnation(Lease, Shelf):
     """See the module. Made by the facade; ``open`` writes its row with the gate closed."""
 
-    conductor = Conductor
+    conductor: type[Conductor] = Conductor
     """What the code inside a job talks to; tests that only replay bring their own."""
 
     def __init__(

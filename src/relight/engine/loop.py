@@ -132,6 +132,10 @@ class EngineLoop:
         looked.wait(IDLE_SECONDS)
         return seen == [True]
 
+    def left_tasks(self) -> list[asyncio.Task[Any]]:  # word-ok: asyncio's
+        """Return what has not ended on this loop."""
+        return list(asyncio.all_tasks(self._loop))
+
     def future(self) -> asyncio.Future[Any]:
         """Return a new future of this loop."""
         return self._loop.create_future()

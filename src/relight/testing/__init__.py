@@ -5,7 +5,9 @@ Nothing in Relight imports this package; it needs no pytest (fixtures for it com
 """
 
 from relight.testing.clock import ManualClock
+from relight.testing.corpse import SimulatedCrash
+from relight.testing.crashing import CrashRun, crash_points
 from relight.testing.draining import drain
 from relight.testing.inline import run_inline
 
-__all__ = ["ManualClock", "drain", "run_inline"]
+__all__ = ["CrashRun", "ManualClock", "SimulatedCrash", "crash_points", "drain", "run_inline"]
