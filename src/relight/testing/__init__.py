@@ -9,5 +9,6 @@ from relight.testing.corpse import SimulatedCrash
 from relight.testing.crashing import CrashRun, crash_points
 from relight.testing.draining import drain
 from relight.testing.inline import run_inline
+from relight.testing.replaying import assert_replays
 
-__all__ = ["CrashRun", "ManualClock", "SimulatedCrash", "crash_points", "drain", "run_inline"]
+__all__ = ["CrashRun", "ManualClock", "SimulatedCrash", "assert_replays", "crash_points", "drain", "run_inline"]

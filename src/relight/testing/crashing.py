@@ -9,7 +9,6 @@ nothing (P2, P4, P5, P9, P10 …). Read next: ``corpse.py``.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import shutil
 import threading
@@ -295,12 +294,10 @@ def _repeatable(core: Core, same_ids: str, told: _Told) -> None:
     command_of, submit = core.submit_command, core.submit_commands
     numbers = iter(range(1 << 30))
 
-    @functools.wraps(command_of)
     def submit_command(*args: Any) -> SubmitJob:
         job_id = derived_uuid7(same_ids, str(next(numbers)))
         return msgspec.structs.replace(command_of(*args), job_id=job_id)
 
-    @functools.wraps(submit)
     def submit_commands(commands: Sequence[SubmitJob]) -> list[tuple[str, str, bool]]:
         with core.store.reading() as reads:
             known = {job.job_id for job in reads.job_heads([c.job_id for c in commands])}
@@ -309,7 +306,7 @@ def _repeatable(core: Core, same_ids: str, told: _Told) -> None:
         told.jobs.update(job_id for job_id, _, _ in done)
         return done
 
-    core.submit_command = submit_command  # type: ignore[method-assign]
+    core.submit_command = submit_command  # type: ignore[method-assign,assignment]
     core.submit_commands = submit_commands  # type: ignore[method-assign]
 
 
