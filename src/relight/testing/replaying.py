@@ -200,9 +200,8 @@ def _fail(
 ) -> NoReturn:
     where = f" at {at}" if at else ""
     told = [f"{history.kind} does not replay {path}{where}: {what}", *lines]
-    if history.redacted:
-        told.append(
-            f"  (that history was exported with secrets replaced, which may be why: {', '.join(history.redacted)})"
-        )
+    matters = [where for where in history.redacted if not where.startswith("inputs of ")]
+    if matters:
+        told.append(f"  (secrets were replaced in that file, which may be why: {', '.join(matters)})")
     told.append("  What stops live jobs, and what to do: docs/howto/code-changes.md")
     raise AssertionError("\n".join(told)) from cause
