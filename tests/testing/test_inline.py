@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import tempfile
 import threading
 from datetime import UTC, datetime, timedelta
@@ -184,7 +185,7 @@ class TestTime:
     def test_pauses_between_tries_are_skipped_and_seen_by_the_clock_in_steps(self) -> None:
         tries.clear()
         assert run_inline(patient) == "done"
-        pauses = [(b - a).total_seconds() for a, b in zip(tries, tries[1:], strict=False)]
+        pauses = [(b - a).total_seconds() for a, b in itertools.pairwise(tries)]
         assert [round(pause, -1) for pause in pauses] == [600, 1200, 2400]
 
     def test_a_clock_that_does_not_skip_goes_as_it_goes(self) -> None:

@@ -6,8 +6,8 @@ ever, in its thread or on the loop, and no ``finally`` or ``with`` of it ever en
 point at that moment gets there first, and only then the next engine starts: a process whose journal had been held up for so
 long, and was killed then, leaves the same.
 
-**How.** The journal's and the watch's threads end where they meet the dead probe (no user code is in them). A thread with
-user code stands in the probe, or waits for a journal that is gone; the loop is stopped inside a callback that never returns,
+**How.** The journal's and the watch's threads wait in the dead probe and end after the rest has come to a stand (no user code
+is in them). A thread with user code stands in the probe, or waits for a journal that is gone; the loop is stopped inside a callback that never returns,
 which holds on to its tasks: a coroutine that is collected would run its ``finally``. Such threads are daemons and stay until
 the process ends: one for each sync line that was under way, one for the loop.
 
@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import CodeType, FrameType
 from typing import NoReturn
 
@@ -30,18 +31,27 @@ from relight.engine.incarnation import Incarnation
 from relight.engine.loop import EngineLoop
 from relight.engine.pool import Pool
 from relight.engine.runner import Conductor
+from relight.engine.supervisor import Watch
 from relight.errors import WaitTimeout
-from relight.store.journal import Latch
+from relight.store.journal import Journal, Latch
 
 PATIENCE_SECONDS = 10.0
 """How long user code may take from the crash to where it next asks the engine for something."""
+SOON_SECONDS = 1.0
 SERVICES = ("relight-journal-", "relight-watch-")
+COMMITS = frozenset({"before_commit", "after_commit"})
 NOT_DURABLE = frozenset({"watch"})
 """Names that the probe is told of and that are no boundary: nothing is written there."""
+UPKEEP = frozenset({"RenewLease", "Tell"})
+"""What an engine writes for itself: a commit of nothing else belongs to no scenario."""
 
 
 class SimulatedCrash(BaseException):
     """The engine's process is gone: raised by whatever a scenario still asks of it after its crash."""
+
+
+class _Ended(BaseException):
+    """Takes a service's thread out of what it was doing, to its end."""
 
 
 class Bomb:
@@ -54,6 +64,11 @@ class Bomb:
         self.count = 0
         self.boundary: str | None = None
         self.gone_off: Callable[[], None] = lambda: None
+        self.written: Callable[[], set[str]] = set
+        """Returns what the batch under way holds: the names of its commands."""
+        self.on_loop = 0
+        """How many steps run on the engine's loop."""
+        self.buried = threading.Event()
         self.kept: list[object] = []
         """What must never be collected; whoever stands still holds on to this bomb."""
 
@@ -61,21 +76,34 @@ class Bomb:
         """Count from now on."""
         self._armed = True
 
+    def disarm(self) -> bool:
+        """Count no more; tell whether it had gone off before."""
+        with self._lock:
+            self._armed = False
+            return self.boundary is not None
+
     def __call__(self, name: str) -> None:
         """Reach a boundary: go on, or die there."""
         with self._lock:
             if self._armed and self.boundary is None and name not in NOT_DURABLE:
-                self.count += 1
-                if self.count == self._at:
-                    self.boundary = name
-                    self.gone_off()
+                self._count(name)
             dead = self.boundary is not None
         if dead:
             self._die()
 
-    def _die(self) -> None:
+    def _count(self, name: str) -> None:
+        written = self.written() if name in COMMITS else set()
+        if written and written <= UPKEEP:
+            return
+        self.count += 1
+        if self.count == self._at:
+            self.boundary = f"{name} ({', '.join(sorted(written - UPKEEP))})" if written else name
+            self.gone_off()
+
+    def _die(self) -> NoReturn:
         if threading.current_thread().name.startswith(SERVICES):
-            raise SystemExit  # which ends a thread without a word
+            self.buried.wait()
+            raise _Ended
         self.stand_still()
 
     def stand_still(self) -> NoReturn:
@@ -105,17 +133,46 @@ _STANDING: frozenset[CodeType] = frozenset(
 _BELOW = frozenset({threading.__file__})
 
 
+def prepare(host: Engine, bomb: Bomb) -> None:
+    """Let a bomb see what is written, and the services end by ``_Ended``, quietly. Called before the engine may die."""
+    journal = host._alive().journal
+    bomb.written = lambda: {type(ticket.command).__name__ for ticket in journal._under_way}
+    watch = _watch_of(host)
+    pump, run_once = journal.pump, watch.run_once
+
+    def last_pump() -> bool:
+        try:
+            return pump()
+        except _Ended:
+            _forget_waiting(journal)
+            return False
+
+    def last_run() -> None:
+        with suppress(_Ended):
+            run_once()
+
+    journal.pump = last_pump  # type: ignore[method-assign]
+    watch.run_once = last_run  # type: ignore[method-assign]
+
+
 def bury(host: Engine, bomb: Bomb) -> None:
     """Let what is left of a dead engine come to a stand, and leave its store and lock as a kill leaves them.
 
     Raises ``WaitTimeout`` when user code does not come to a stand.
     """
-    inside = host._alive()
+    inside, core, watch = host._alive(), host.core, _watch_of(host)
+    with watch._wake:
+        watch._stopping = True
+        watch._wake.notify()
     for service in host._services:
-        service.stop(patience_seconds=0.5)
+        if service is not watch:
+            service.stop(patience_seconds=PATIENCE_SECONDS)
     _until_standing(inside, bomb)
-    _end_journal(inside)
-    core = host.core
+    bomb.buried.set()
+    _forget_waiting(inside.journal)
+    for thread in (inside.journal._thread, watch._thread):
+        if thread is not None:
+            thread.join(SOON_SECONDS)
     with core.ends._changed:
         core.ends._waiting.clear()  # nobody is called: who waited waits on
     core.ends.stop()
@@ -132,14 +189,17 @@ def bury(host: Engine, bomb: Bomb) -> None:
     engine_stopped(host)
 
 
-def _end_journal(inside: Incarnation) -> None:
-    """Let the journal's thread end by itself: who waits for it is told nothing, and it must not be inside SQLite."""
-    journal = inside.journal
+def _watch_of(host: Engine) -> Watch:
+    return next(service for service in host._services if isinstance(service, Watch))
+
+
+def _forget_waiting(journal: Journal) -> None:
+    """Let the journal's thread end with nobody told. Called once nothing that could still put a command moves."""
     with journal._ready:
         journal._closing = True
+        journal._open = None
+        journal._queue.clear()
         journal._ready.notify_all()
-    if journal._thread is not None:
-        journal._thread.join(PATIENCE_SECONDS)
 
 
 def _until_standing(inside: Incarnation, bomb: Bomb) -> None:
@@ -196,7 +256,7 @@ def _loop_stands(inside: Incarnation, bomb: Bomb) -> bool:
     while frame is not None and frame.f_code is not Bomb.stand_still.__code__:
         frame = frame.f_back
     if frame is None:
-        if any(run.steps or run.calls for run in inside.all_runs()) or not loop.is_idle():
+        if bomb.on_loop or not loop.is_idle():
             return False
         loop.call(bomb.stand_still)
     bomb.kept += loop.left_tasks()

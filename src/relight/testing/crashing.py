@@ -35,7 +35,7 @@ from relight.store.journal import Ticket
 from relight.store.reads import EventFilter, JobFilter
 from relight.store.sqlite.store import SqliteStore
 from relight.testing.clock import ManualClock
-from relight.testing.corpse import Bomb, bury
+from relight.testing.corpse import Bomb, bury, prepare
 from relight.testing.draining import drain
 
 Scenario = Callable[[Engine], Any]
@@ -168,6 +168,7 @@ class _Pass:
         bomb = Bomb(self._ordinal)
         self._told = _Told()
         engine = self._start(self._kwargs, bomb)
+        prepare(engine, bomb)
         over = threading.Event()
         raised: list[BaseException] = []
 
@@ -184,12 +185,12 @@ class _Pass:
         bomb.gone_off = over.set
         threading.Thread(target=outside, name="relight-scenario", daemon=True).start()
         over.wait()
-        if bomb.boundary is None:
+        if not bomb.disarm() or bomb.boundary is None:
             if raised:
                 raise raised[0]
             self.stop()
             return None
-        self._boundary = f"{bomb.boundary}{_what_was_written(engine)}"
+        self._boundary = bomb.boundary
         bury(engine, bomb)
         self._engine = None
         self._found = self._look()
@@ -206,15 +207,22 @@ class _Pass:
     def _start(self, kwargs: dict[str, Any], bomb: Bomb | None) -> Engine:
         engine = self._engine = Engine(self._path, **kwargs)
         engine.probe = bomb
-        told = self._told
+        told, counted = self._told, bomb or Bomb(0)
 
         class Noting(Conductor):
-            """Notes which steps are called."""
+            """Notes which steps are called, and how many run on the loop."""
 
             def _function(self, request: Invoke) -> Callable[..., Any]:
                 if not request.reconcile:
                     told.called.append((self.ref.job_id, request.call.key))
                 return super()._function(request)
+
+            async def _call_async(self, request: Invoke, function: Callable[..., Any]) -> Any:
+                counted.on_loop += 1
+                try:
+                    return await super()._call_async(request, function)
+                finally:
+                    counted.on_loop -= 1
 
         engine.conductor = Noting
         engine.start()
@@ -280,13 +288,6 @@ class _Pass:
     def _broken(self, what: str) -> None:
         where = f"crash {self._ordinal} at {self._boundary}" if self._boundary else "without any crash"
         raise AssertionError(f"{where}: {what}")
-
-
-def _what_was_written(engine: Engine) -> str:
-    inside = engine._engine
-    tickets: list[Ticket] = [] if inside is None else inside.journal._under_way
-    names = sorted({type(ticket.command).__name__ for ticket in tickets if not ticket.done})
-    return f" ({', '.join(names)})" if names else ""
 
 
 def _repeatable(core: Core, same_ids: str, told: _Told) -> None:
