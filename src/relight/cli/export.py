@@ -21,9 +21,9 @@ from relight.recorder.exported import export_history, write_history
 @click.option("-o", "--output", metavar="FILE", help="Write it there, over what is there; else it is printed.")
 @store_option
 def export(job: str, output: str | None, store: str | None) -> None:
-    """Write a job's history as JSON: its arguments, and each step, wait and value with its outcome.
+    """Write a job's history as a file for tests.
 
-    A test replays it against newer code: relight.testing.assert_replays(workflow, FILE). Text that looks like a secret is
+    It holds its arguments, and each step, wait and recorded value with its outcome, as JSON. A test replays it against newer code: relight.testing.assert_replays(workflow, FILE). Text that looks like a secret is
     replaced; other data of the job is in it as it was stored.
     """
     with opened(store) as client:

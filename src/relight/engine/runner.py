@@ -575,6 +575,3 @@ class Conductor(Family, Saying, Port):
     def run_arms(self, arms: Sequence[Callable[[], Any]], limit: int) -> list[Any]:
         """Run callables in threads, the caller's among them: so that parents in all threads cannot deadlock."""
         return Arms(self, arms).run(limit)
-
-
-Main = Coroutine[Any, Any, Any]

@@ -33,7 +33,8 @@ from relight.engine.pool import Pool
 from relight.engine.runner import Conductor
 from relight.engine.supervisor import Watch
 from relight.errors import WaitTimeout
-from relight.store.journal import Journal, Latch
+from relight.store.journal import Journal
+from relight.store.tickets import Latch
 
 PATIENCE_SECONDS = 10.0
 """How long user code may take from the crash to where it next asks the engine for something."""

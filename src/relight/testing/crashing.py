@@ -25,15 +25,15 @@ from relight.core.commands.jobs import SubmitJob
 from relight.core.commands.steps import FinishStep
 from relight.core.flow import Invoke
 from relight.engine.facade import Engine
-from relight.engine.lockfile import state_dir_for
 from relight.engine.runner import Conductor
 from relight.errors import InvalidArgument
 from relight.ids import RandomIds, derived_uuid7
 from relight.model import StepState
+from relight.proof.lockfile import state_dir_for
 from relight.recorder.verify import verify_store
-from relight.store.journal import Ticket
 from relight.store.reads import EventFilter, JobFilter
 from relight.store.sqlite.store import SqliteStore
+from relight.store.tickets import Ticket
 from relight.testing.clock import ManualClock
 from relight.testing.corpse import Bomb, bury, prepare
 from relight.testing.draining import drain

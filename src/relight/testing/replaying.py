@@ -170,9 +170,10 @@ def _judge(seen: _Seen, history: ExportedHistory, path: Path) -> None:
         told = f"the recorded job {history.state}, and now the code raises {type(seen.error).__name__}: {seen.error}"
         _fail(told, history, path, cause=seen.error)
     if not seen.stopped and seen.run is not None:
-        for key in seen.run.history.left_over()[0]:
-            text = f"{path}: {key} is recorded and called no more (jobs that have it go on: step_removed)"
-            warnings.warn(text, UserWarning, stacklevel=3)
+        removed = seen.run.history.left_over()[0]
+        if removed:
+            said = f"{path}: recorded and called no more: {', '.join(removed)} (jobs go on without: step_removed)"
+            warnings.warn(said, UserWarning, stacklevel=3)
 
 
 def _both_sides(record: StepRecord | None, seen: _Seen, key: str) -> list[str]:
