@@ -175,10 +175,13 @@ class TestDrain:
         drain(running)
         assert [job.state() for job in jobs] == [JobState.COMPLETED] * 2
 
-    def test_sleeps_are_waited_for_on_a_real_clock_and_skipped_on_a_skipping_one(self, engine: Start) -> None:
-        job = engine(naps).submit(naps, 0.2)
-        drain(engine(naps))
+    def test_sleeps_are_waited_for_on_a_real_clock(self, engine: Start) -> None:
+        running = engine(naps)
+        job = running.submit(naps, 0.2)
+        drain(running)
         assert job.state() is JobState.COMPLETED
+
+    def test_sleeps_and_time_limits_are_skipped_on_a_skipping_one(self, engine: Start) -> None:
         clock = ManualClock()
         running = engine(naps, waits, clock=clock)
         jobs = [running.submit(naps, 86_400), running.submit(waits)]
