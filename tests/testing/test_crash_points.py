@@ -155,9 +155,9 @@ class TestPromises:
         assert unwound == []
         assert [ordinal for ordinal, _ in seen] == list(range(1, len(seen) + 1))
         kinds = {boundary.partition(" ")[0] for _, boundary in seen}
-        assert kinds == {"before_commit", "after_commit", "before_step"}
+        assert kinds == {"before_commit", "after_commit", "before_step", "at_rest"}
         said = " ".join(boundary for _, boundary in seen)
-        for command in ("SubmitJob", "ClaimJob", "BeginTry", "FinishStep", "BeginWait", "FinishRun"):
+        for command in ("SubmitJob", "ClaimJob", "BeginTry", "FinishStep", "BeginWait"):
             assert command in said
         assert list(tmp_path.iterdir()) == []
 

@@ -77,11 +77,17 @@ class Bomb:
         """Count from now on."""
         self._armed = True
 
-    def disarm(self) -> bool:
-        """Count no more; tell whether it had gone off before."""
+    def disarm(self) -> str | None:
+        """Count no more; return where it had gone off before, if it had."""
         with self._lock:
             self._armed = False
-            return self.boundary is not None
+            return self.boundary
+
+    def set_off(self, boundary: str) -> str:
+        """Let the engine die now, if it has not; return where it died."""
+        with self._lock:
+            self.boundary = self.boundary or boundary
+            return self.boundary
 
     def __call__(self, name: str) -> None:
         """Reach a boundary: go on, or die there."""
