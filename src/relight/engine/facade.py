@@ -159,10 +159,10 @@ class _Host(_Opened):
             on_fenced=self._on_fenced,
         )
         engine.queues = self._queues
-        engine.awaited = lambda: core.ends.awaited
+        engine.attention.awaited = lambda: core.ends.awaited
         engine.conductor = self.conductor
         if isinstance(self._clock, Listener):
-            engine.listeners.append(self._clock)
+            engine.attention.listeners.append(self._clock)
         supervisor, watch, beat = Supervisor(engine), Watch(engine), Beat(engine)
         supervisor.owed_hook = watch.nudge
         engine.open()

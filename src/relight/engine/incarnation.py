@@ -35,9 +35,8 @@ from relight.engine.lines import leave_behind
 from relight.engine.outcome import command_for
 from relight.engine.pool import Pool
 from relight.engine.resources import Resources
-from relight.engine.rest import Listener
+from relight.engine.rest import Attention
 from relight.engine.run import End, Run
-from relight.engine.runner import Conductor
 from relight.engine.shelf import Shelf
 from relight.errors import (
     CancelRequested,
@@ -95,9 +94,6 @@ class Ports:
 class Incarnation(Lease, Shelf):
     """See the module. Made by the facade; ``open`` writes its row with the gate closed."""
 
-    conductor: type[Conductor] = Conductor
-    """What the code inside a job talks to; tests that only replay bring their own."""
-
     def __init__(
         self,
         ports: Ports,
@@ -148,11 +144,7 @@ class Incarnation(Lease, Shelf):
         self.nudge_hook: Callable[[], None] = lambda: None
         self.released: Callable[[Run], None] = lambda run: None
         self.settle_ms = SETTLE_MS
-        self.listeners: list[Listener] = []
-        self.awaited: Callable[[], bool] = lambda: False
-        """Whether somebody in this process waits for a job to end."""
-        self.watch_passes = 0
-        """How often the watch has looked at everything; odd while it does so."""
+        self.attention = Attention()
 
     # opening
 

@@ -7,6 +7,7 @@ busy until the next one does. So an engine of which each is idle at one look has
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -39,6 +40,18 @@ class Listener(Protocol):
         ...
 
 
+class Attention:
+    """Who attends to one engine from outside: who listens to its looks, and whether somebody waits for a job of it to end.
+
+    ``watch_passes`` is how often the watch began or ended a look at everything: odd while it looks.
+    """
+
+    def __init__(self) -> None:
+        self.listeners: list[Listener] = []
+        self.awaited: Callable[[], bool] = lambda: False
+        self.watch_passes = 0
+
+
 def rest_of(engine: Incarnation, next_timer_ms: int | None, look_again_at: int) -> Rest | None:
     """Return how an engine rests whose supervisor has nothing due, or None when something is under way.
 
@@ -47,7 +60,8 @@ def rest_of(engine: Incarnation, next_timer_ms: int | None, look_again_at: int) 
     """
     if not engine.gate.is_open or engine.draining or engine.degraded is not None or engine.claiming:
         return None
-    if engine.watch_passes < 2 or engine.watch_passes % 2 or not engine.journal.idle:
+    passes = engine.attention.watch_passes
+    if passes < 2 or passes % 2 or not engine.journal.idle:
         return None
     runs = engine.all_runs()
     if not all(run.rests() for run in runs):

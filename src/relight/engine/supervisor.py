@@ -94,7 +94,7 @@ class Supervisor:
             self._wake.notify()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(patience_seconds)
-        for listener in self._engine.listeners:
+        for listener in self._engine.attention.listeners:
             listener.left(self._engine)
 
     def nudge(self) -> None:
@@ -128,7 +128,7 @@ class Supervisor:
                     engine.trouble["supervisor"] = describe(error)
                 self._sleep(RETRY_MS[1])
                 continue
-            if engine.listeners and self._tell_listeners():
+            if engine.attention.listeners and self._tell_listeners():
                 continue
             next_at = engine.board.next_at()
             left = POLL_MS if next_at is None else min(POLL_MS, next_at - engine.clock.mono_ms())
@@ -145,7 +145,7 @@ class Supervisor:
         with self._wake:
             busy = bool(self._due) or self._nudged or self._claim_again
         rest = None if busy else rest_of(self._engine, self._next_timer_ms, self._look_again_at)
-        again = [listener.ticked(self._engine, rest) for listener in list(self._engine.listeners)]
+        again = [listener.ticked(self._engine, rest) for listener in list(self._engine.attention.listeners)]
         return any(again)
 
     def tick(self) -> None:
@@ -380,7 +380,7 @@ class Watch:
     def _run(self) -> None:
         while not self._stopping:
             wait_ms = self._period_ms
-            self._engine.watch_passes += 1
+            self._engine.attention.watch_passes += 1
             try:
                 self.run_once()
                 self._failures = 0
@@ -392,7 +392,7 @@ class Watch:
                 wait_ms = RETRY_MS[min(self._failures, len(RETRY_MS) - 1)]
                 self._failures += 1
                 self._tell_failure(error, wait_ms)
-            self._engine.watch_passes += 1
+            self._engine.attention.watch_passes += 1
             with self._wake:
                 if not self._stopping and not self._nudged:
                     self._engine.clock.wait(self._wake, wait_ms)

@@ -103,7 +103,7 @@ class ManualClock:
         me = engine.engine_id
         with self._lock:
             self._engines[me] = engine
-            if rest is None or not any(each.awaited() for each in self._engines.values()):
+            if rest is None or not any(each.attention.awaited() for each in self._engines.values()):
                 self._looks.clear()
                 return False
             self._looks[me] = self._looks.get(me, 0) + 1

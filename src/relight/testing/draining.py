@@ -86,10 +86,10 @@ class _Drain:
     def _let_watch_look(self, inside: Incarnation) -> None:
         """Recovery on behalf of others, policy and orphans act each third of a lease: now is sooner."""
         watches = [service for service in self._engine._services if isinstance(service, Watch)]
-        before = inside.watch_passes
+        before = inside.attention.watch_passes
         for watch in watches:
             watch.nudge()
-        while watches and inside.watch_passes < before + 2 and self._left() > 0:
+        while watches and inside.attention.watch_passes < before + 2 and self._left() > 0:
             threading.Event().wait(PAUSE_SECONDS)
         self._watched_at = inside.journal.batches
 

@@ -34,7 +34,7 @@ from relight.testing.inline import scratch_engine
 PATIENCE_SECONDS = 60.0
 SHOWN = 300
 ENDED_BY_CODE = frozenset({JobState.COMPLETED, JobState.COMPLETED_WITH_ISSUES})
-_GO_ON = (f.Enter, f.Now, f.NewId, f.Unstow)
+_GO_ON = (f.Enter, f.Now, f.NewId, f.NewToken, f.Unstow)
 """Requests that begin nothing: a flow may still find that it does not agree with the record."""
 
 
@@ -150,7 +150,7 @@ def assert_replays(workflow: Any, file: str | os.PathLike[str]) -> None:
             seen.over.set()
 
         inside._settle = settled  # type: ignore[method-assign]
-        candidate = Candidate(history.as_job(), history.as_steps(), ())
+        candidate = Candidate(history.as_job(), call.workflow.spec.version, history.as_steps(), ())
         inside.start_runs([(candidate, inside.ids.uuid7(inside.clock.now_ms()))])
         if not seen.over.wait(PATIENCE_SECONDS):
             raise WaitTimeout(f"{history.kind} still replays {path} after {PATIENCE_SECONDS:g} s", summary="replaying")

@@ -27,11 +27,11 @@ class Resting:
         self._woken = False
 
     def __enter__(self) -> Resting:
-        self._engine.listeners.append(self)
+        self._engine.attention.listeners.append(self)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._engine.listeners.remove(self)
+        self._engine.attention.listeners.remove(self)
 
     def ticked(self, engine: Incarnation, rest: Rest | None) -> bool:
         """Hear how a look of the engine ended. See ``relight.engine.rest``."""
