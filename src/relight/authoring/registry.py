@@ -50,6 +50,8 @@ class Registry:
         self._workflows: dict[tuple[str, str | None], BaseWorkflow[..., Any]] = {}
         self._newest: dict[str, BaseWorkflow[..., Any]] = {}
         self._signatures: dict[tuple[Any, bool], Signature] = {}
+        self.takes_children = False
+        """Whether a workflow is registered by being started as a child: for jobs that tests run inline."""
         for each in workflows:
             if isinstance(each, ModuleType):
                 for workflow in workflows_in(each):
@@ -76,10 +78,10 @@ class Registry:
                 kind=kind,
             )
         self.signature(workflow.spec.function)
-        self._workflows[(kind, version)] = workflow
+        self._workflows = {**self._workflows, (kind, version): workflow}  # others may be reading the old ones
         newest = self._newest.get(kind)
         if newest is None or version_order(newest.spec.version) <= version_order(version):
-            self._newest[kind] = workflow
+            self._newest = {**self._newest, kind: workflow}
 
     def renew(self, workflow: BaseWorkflow[..., Any]) -> bool:
         """Take a workflow of ``__main__`` in place of the one of its kind and version, if there was one; tell whether.
@@ -111,6 +113,12 @@ class Registry:
     def find_version(self, kind: str, version: str | None) -> BaseWorkflow[..., Any] | None:
         """Return just this version of a kind's workflow, or None; having no version is a version, too."""
         return self._workflows.get((kind, version))
+
+    def knows(self, workflow: BaseWorkflow[..., Any]) -> bool:
+        """Tell whether a child's kind is known here; where children are taken as they come, it is from now on."""
+        if self.takes_children:
+            self.add(workflow)
+        return workflow.kind in self._newest
 
     def signature(self, fn: Callable[..., Any], *, skip_self: bool = False) -> Signature:
         """Return a function's compiled signature. Raises ``RegistrationError``."""

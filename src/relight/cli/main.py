@@ -13,7 +13,7 @@ from typing import Any
 import click
 import msgspec
 
-from relight.cli import acts, doctor, engines, lists, log, run, show, submit, tokens, upkeep, watch, worker
+from relight.cli import acts, doctor, engines, export, lists, log, run, show, submit, tokens, upkeep, watch, worker
 from relight.cli.demo_command import demo
 from relight.cli.exit_codes import Exit, worth_of
 from relight.cli.later import LATER, WithLater
@@ -98,6 +98,7 @@ for _command in (
     show.why,
     watch.watch,
     log.events,
+    export.export,
     acts.resume,
     acts.retry,
     acts.cancel,
