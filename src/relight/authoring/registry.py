@@ -134,13 +134,12 @@ class Registry:
         Raises ``InvalidArgument`` for a value of another type, ``NotSerializable`` and ``PayloadTooLarge``.
         """
         wanted = self.types.find(type_name)
-        plain = self.codecs.for_type(type(value), what=what)
         try:
             codec = None if wanted is UNKNOWN else self.codecs.for_type(wanted, what=what)
         except RegistrationError:
             codec = None  # by the codecs that are in force here; those of the job decide
         if codec is None:
-            return plain.encode(value, what=what).decode()
+            return self.codecs.encode_any(value, what=what).decode()
         try:
             return codec.round_trip(value, what=what)[0].decode()
         except PayloadTooLarge:
@@ -148,7 +147,7 @@ class Registry:
         except PayloadError as refused:
             misfit = refused  # or it is plain JSON of that type: a mapping for a dataclass
         try:
-            data = plain.encode(value, what=what)
+            data = self.codecs.encode_any(value, what=what)
             codec.decode(data, what=what)
         except NotSerializable:
             pass

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import importlib
+import os
 import runpy
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.flow.kit import Rig, eventually
 
-from relight import Engine
+from relight import Client, Engine
+from relight.errors import RelightError
 from relight.model import JobState
+from relight.store.sqlite import SqliteStore
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "typing"
 
 
 class FakeStripe:
@@ -152,3 +158,153 @@ def test_p09_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     p09.test_inline()
     p09.test_reminder_waits()
     p09.test_crash_at_every_boundary(tmp_path)
+
+
+class FakeLlm:
+    """Talks to itself: searches, wants to mail, and is done. Counts what it was asked, by idempotency key."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.mailed: list[str] = []
+
+    async def post(self, url: str, *, headers: Any, json: Any) -> Any:
+        self.asked.append(headers["Idempotency-Key"])
+        if url.endswith("/send"):
+            self.mailed.append(json[0])
+            return SimpleNamespace(status=200, body={"id": "m1"})
+        turn = sum(message["role"] == "tool" for message in json)
+        replies = [
+            {"tool": "search", "args": {"query": "lunch"}},
+            {"tool": "send_mail", "args": {"to": "ada", "body": "Friday?"}},
+            {"text": f"done, {json[-1]['text']}"},
+        ]
+        return SimpleNamespace(status=200, body=replies[turn], retry_after=None)
+
+    async def get(self, url: str) -> Any:
+        return SimpleNamespace(status=200, body="a café")
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(tmp_path)
+    yield rig
+    rig.close()
+    rig.verify()
+
+
+def talking(p02: Any, llm: FakeLlm) -> dict[Any, Any]:
+    return {p02.http: llm, p02.pooled_http: llm}
+
+
+def test_p02_goes_on_after_a_crash_asks_before_it_mails_and_asks_the_model_nothing_twice(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_API_KEY", "secret")
+    p02, llm = program("p02_agent"), FakeLlm()
+    engine = rig.start(p02.agent, resources=talking(p02, llm))
+    job = engine.submit(p02.agent, "Invite Ada to lunch")
+    job.signal("user", "make it Friday", by="ben", idempotency_key="chat-17")
+    rig.question(job)
+    again = rig.restart(engine, p02.agent, resources=talking(p02, llm))
+    resumed = again.job(job.id)
+    rig.until(job, JobState.AWAITING_USER)
+    assert llm.mailed == []
+    resumed.answer("approve", by="ann")
+    assert resumed.result(timeout_seconds=20) == "done, m1"
+    talk = resumed.published("history", type=list[p02.Message], timeout_seconds=10)
+    assert [message.role for message in talk] == ["user", "user", "tool", "tool"]
+    assert len(llm.asked) == len(set(llm.asked)) == 4
+    assert llm.mailed == ["ada"]
+    assert b"secret" not in Path(rig.path).read_bytes()
+
+
+def test_p02_cleans_up_when_it_is_cancelled_while_it_waits_for_approval(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_API_KEY", "secret")
+    p02, llm = program("p02_agent"), FakeLlm()
+    job = rig.start(p02.agent, resources=talking(p02, llm)).submit(p02.agent, "Invite Ada to lunch")
+    rig.question(job)
+    rig.until(job, JobState.AWAITING_USER)
+    job.cancel("user closed the tab", by="ben")
+    rig.until(job, JobState.CANCELLED)
+    assert rig.steps(job)["release_workspace#0"].state == "completed"
+    assert llm.mailed == []
+
+
+def test_p03_tolerates_an_empty_document_and_a_crash(rig: Rig) -> None:
+    p03 = program("p03_fanout")
+    folder = rig.folder / "docs"
+    folder.mkdir()
+    for number in range(60):
+        (folder / f"{number:02}.pdf").write_text("" if number == 17 else "%PDF")
+    engine = rig.start(p03.ingest)
+    job = engine.submit(p03.ingest, folder)
+    eventually(lambda: len([key for key, row in rig.steps(job).items() if row.state == "completed"]) > 10, "some")
+    again = rig.restart(engine, p03.ingest)
+    whole = again.job(job.id, type=Path).result(timeout_seconds=60)
+    assert len(whole.read_text().splitlines()) == 59
+    info = again.job(job.id).info()
+    assert info.state is JobState.COMPLETED_WITH_ISSUES
+    assert "document_failed" in (rig.row(job).issues or "")
+    finished = Counter(event.step_key for event in rig.events(job, "step_finished"))
+    assert set(finished.values()) == {1}
+
+
+def test_p10_spreads_over_two_workers_and_its_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = str(tmp_path / "p10.db")
+    environment = {**os.environ, "RELIGHT_STORE": store, "PYTHONPATH": str(HERE)}
+    worker = [sys.executable, "-m", "relight", "worker"]
+    commands = (
+        ["p10.engine:engine", "--consume", "gpu"],
+        ["p10.engine:engine", "--consume", "bulk", "--consume", "default"],
+    )
+    workers = [subprocess.Popen([*worker, *more], cwd=tmp_path, env=environment) for more in commands]
+    try:
+        monkeypatch.setenv("RELIGHT_STORE", store)
+        monkeypatch.syspath_prepend(HERE)
+        flows = importlib.import_module("p10.flows")
+        eventually(lambda: Path(store).exists() and opens(store), "a store")
+        with Client(workflows=[flows]) as client:
+            eventually(lambda: sum(row.state == "live" for row in engines_of(store)) == 2, "two workers")
+            job = client.submit(flows.index_all, [flows.Doc("a"), flows.Doc("bb")])
+            assert job.result(timeout_seconds=60) == 3
+            assert client.submit(flows.mixed, "ada").result(timeout_seconds=60) == len("smtp: ada") + 2
+            inline = client.submit(flows.inline, [flows.Doc("a")])
+            assert inline.result(timeout_seconds=60) == [[1.0]]
+            assert {row.kind: row.state for row in client.jobs()}["index_one"] is JobState.COMPLETED
+    finally:
+        for process in workers:
+            process.terminate()
+        codes = [process.wait(60) for process in workers]
+    assert codes == [143, 143] or codes == [0, 0]
+    done = subprocess.run(
+        [sys.executable, str(HERE / "p10" / "notebook.py")],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "index_all" in done.stdout
+
+
+def opens(store: str) -> bool:
+    """Tell whether a store is there, its schema too."""
+    try:
+        with Client(store):
+            return True
+    except RelightError:
+        return False
+
+
+def engines_of(store: str) -> list[Any]:
+    """Return the engines that a store knows."""
+    look = SqliteStore(store)
+    look.open(create=False)
+    try:
+        with look.reading() as reads:
+            return [row for row in reads.engines(limit=0) if row.role == "engine"]
+    finally:
+        look.close()
