@@ -8,7 +8,7 @@ import runpy
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -308,3 +308,40 @@ def engines_of(store: str) -> list[Any]:
             return [row for row in reads.engines(limit=0) if row.role == "engine"]
     finally:
         look.close()
+
+
+def test_an_engine_may_live_in_a_web_applications_lifespan(tmp_path: Path) -> None:
+    from contextlib import asynccontextmanager
+
+    from fastapi import FastAPI, Request
+    from fastapi.testclient import TestClient
+
+    from relight import AsyncEngine, step, workflow
+
+    @step
+    async def double(n: int) -> int:
+        return 2 * n
+
+    @workflow
+    async def quick(n: int) -> int:
+        return await double(n)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, AsyncEngine]]:
+        async with AsyncEngine(str(tmp_path / "web.db"), workflows=[quick], durability="process") as engine:
+            yield {"engine": engine}
+
+    app = FastAPI(lifespan=lifespan)
+
+    async def route(n: int, request: Request) -> int:
+        job = await request.state.engine.submit(quick, n)
+        result: int = await job.result(timeout_seconds=20)
+        return result
+
+    route.__annotations__.update(n=int, request=Request)  # annotations are text in this module, and Request is local
+    app.post("/double/{n}", response_model=int)(route)
+    for _ in range(2):  # a reload: the next one goes on with the same store
+        with TestClient(app) as web:
+            assert web.post("/double/21").json() == 42
+    [first, second] = engines_of(str(tmp_path / "web.db"))
+    assert {first.state, second.state} == {"stopped"}
