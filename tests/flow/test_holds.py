@@ -72,8 +72,8 @@ def test_a_job_goes_on_at_once_when_an_operator_vouches_for_its_owner_s_death_he
     _, judge, done = held(rig)
     silent = rig.row(done).held_by
     assert silent is not None
-    fence_engine(judge.core, silent, by="ada", force=True)
     begun.clear()
+    fence_engine(judge.core, silent, by="ada", force=True)
     wait_for(begun)  # called again, while the first call of it is still under way: as the operator wanted it
     go.set()
     assert judge.job(done.id).result(timeout_seconds=15) == "done"

@@ -36,8 +36,8 @@ from relight.engine.outcome import command_for
 from relight.engine.pool import Pool
 from relight.engine.queues import define_queues
 from relight.engine.resources import Resources
+from relight.engine.rest import Attention
 from relight.engine.run import End, Run
-from relight.engine.runner import Conductor
 from relight.engine.shelf import Shelf
 from relight.errors import (
     CancelRequested,
@@ -145,6 +145,7 @@ class Incarnation(Lease, Shelf):
         self.nudge_hook: Callable[[], None] = lambda: None
         self.released: Callable[[Run], None] = lambda run: None
         self.settle_ms = SETTLE_MS
+        self.attention = Attention()
 
     # opening
 
@@ -358,7 +359,7 @@ class Incarnation(Lease, Shelf):
         return run.spec.function, args, kwargs
 
     def _run_sync(self, run: Run) -> None:
-        conductor = Conductor(run, self)
+        conductor = self.conductor(run, self)
         SCOPE.set(Scope(conductor, run.branch))
         value, error = None, None
         try:
@@ -375,7 +376,7 @@ class Incarnation(Lease, Shelf):
 
     def _begin_async(self, run: Run) -> None:
         context = contextvars.Context()
-        context.run(SCOPE.set, Scope(Conductor(run, self), run.branch))
+        context.run(SCOPE.set, Scope(self.conductor(run, self), run.branch))
 
         def cancel() -> None:
             if run.main is not None and not run.main.done():

@@ -11,6 +11,7 @@ from relight.authoring.registry import Registry
 from relight.clock import Clock
 from relight.core.commands.jobs import SubmitJob
 from relight.core.flow import STOWED
+from relight.engine.runner import Conductor
 from relight.errors import (
     IdempotencyMismatch,
     StorageCorrupt,
@@ -41,6 +42,8 @@ class Shelf:
     clock: Clock
     registry: Registry
     _replace: Mapping[Any, Callable[..., Any]]
+    conductor: type[Conductor] = Conductor
+    """What the code inside a job talks to; tests that only replay bring their own."""
 
     def replaced(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return a test's fake for a step's function, or the function."""

@@ -21,6 +21,7 @@ from relight.engine.incarnation import Incarnation
 from relight.engine.liveness import Judge
 from relight.engine.policy import act_on_stalled, end_orphans
 from relight.engine.recovery import Recovery, describe
+from relight.engine.rest import rest_of
 from relight.engine.run import End
 from relight.errors import Conflict, Fenced, Overloaded, RelightError, StorageUnavailable
 from relight.ids import JobId, RunId
@@ -77,6 +78,7 @@ class Supervisor:
         self._look_again_at = 0
         self._next_timer_ms: int | None = None
         self._rate_timer: int | None = None
+        self._claim_again = False
         self._thread: threading.Thread | None = None
         self.owed_hook: Callable[[], None] = lambda: None
         engine.on_news = self.news
@@ -96,6 +98,8 @@ class Supervisor:
             self._wake.notify()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(patience_seconds)
+        for listener in self._engine.attention.listeners:
+            listener.left(self._engine)
 
     def nudge(self) -> None:
         """Look now: a slot became free, a line parked, a timer was set, the gate opened."""
@@ -128,6 +132,8 @@ class Supervisor:
                     engine.trouble["supervisor"] = describe(error)
                 self._sleep(RETRY_MS[1])
                 continue
+            if engine.attention.listeners and self._tell_listeners():
+                continue
             next_at = engine.board.next_at()
             left = POLL_MS if next_at is None else min(POLL_MS, next_at - engine.clock.mono_ms())
             self._sleep(left)
@@ -137,6 +143,14 @@ class Supervisor:
             if not self._nudged and not self._stopping and ms > 0:
                 self._engine.clock.wait(self._wake, ms)
             self._nudged = False
+
+    def _tell_listeners(self) -> bool:
+        """Tell those who listen whether the engine is at rest; return whether one of them wants another look at once."""
+        with self._wake:
+            busy = bool(self._due) or self._nudged or self._claim_again
+        rest = None if busy else rest_of(self._engine, self._next_timer_ms, self._look_again_at, self._rate_timer)
+        again = [listener.ticked(self._engine, rest) for listener in list(self._engine.attention.listeners)]
+        return any(again)
 
     def tick(self) -> None:
         """Do what is due now, once."""
@@ -244,6 +258,8 @@ class Supervisor:
         with engine.runs_lock:
             if engine.claiming:
                 return
+        self._claim_again = False
+        with engine.runs_lock:
             running = list(engine.runs.values())
         room = Room(
             slots=engine.settings.slots - len(running),
@@ -301,6 +317,7 @@ class Supervisor:
             self._not_claimed()
 
     def _not_claimed(self) -> None:
+        self._claim_again = True
         with self._engine.runs_lock:
             self._engine.claiming -= 1
         self._engine.board.after(RETRY_MS[0], self.nudge)
@@ -383,6 +400,7 @@ class Watch:
     def _run(self) -> None:
         while not self._stopping:
             wait_ms = self._period_ms
+            self._engine.attention.watch_passes += 1
             try:
                 self.run_once()
                 self._failures = 0
@@ -394,6 +412,7 @@ class Watch:
                 wait_ms = RETRY_MS[min(self._failures, len(RETRY_MS) - 1)]
                 self._failures += 1
                 self._tell_failure(error, wait_ms)
+            self._engine.attention.watch_passes += 1
             with self._wake:
                 if not self._stopping and not self._nudged:
                     self._engine.clock.wait(self._wake, wait_ms)
