@@ -38,6 +38,20 @@ from relight.version import VERSION
 
 __version__ = VERSION
 
+_RESERVED = {
+    "Continue": "a job that goes on as a new one: submit the successor with start(…, detached=True), or from cron with a key",
+    "Schedule": "jobs by the clock: call relight submit … --key from cron or a systemd timer",
+}
+"""Names that later versions bring, and what does meanwhile."""
+
+
+def __getattr__(name: str) -> object:
+    """Say of a reserved name that it is not there yet."""
+    if name in _RESERVED:
+        raise ImportError(f"relight.{name} is not in this version ({_RESERVED[name]})", name=__name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "AsyncClient",
     "AsyncEngine",

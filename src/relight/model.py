@@ -158,6 +158,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=F
     ``claimable`` says that the job may be claimed: its time (``ready_at``) had come when that was decided, and a clock set back
     later does not take it away. A sleeper is queued but not claimable.
     ``begun`` says that a run of it ever started. ``attempt`` counts first start, stalls and operator retries, not sleeps.
+    ``accepting``: an operator let its next run go on where code and record differ.
     """
 
     job_id: JobId
@@ -207,6 +208,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=F
     created_at: int = 0
     updated_at: int = 0
     completed_at: int | None = None
+    accepting: bool = False
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -354,7 +356,11 @@ class QuarantineRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=Tru
 
 
 class QueueRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """A queue's definition: limits on running jobs over all engines (``slots``) and in each one."""
+    """A queue as it was defined in code (by ``defined_by``, an engine), and what an operator made of it.
+
+    ``rate``, ``previous`` (the definition before) and ``override`` are JSON. What holds now is said by ``core/terms.py``. A
+    queue that only an operator named has a row without ``defined_by``. ``revision`` counts its changes; 0: there is no row.
+    """
 
     queue: str
     slots: int | None = None
@@ -363,6 +369,12 @@ class QueueRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     rate: str | None = None
     paused: bool = False
     updated_at: int = 0
+    defined_by: str | None = None
+    defined_at: int | None = None
+    previous: str | None = None
+    override: str | None = None
+    override_by: str | None = None
+    revision: int = 0
 
 
 class EventRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

@@ -38,7 +38,15 @@ def test_doctor_shows_versions_settings_with_their_origin_and_that_all_is_well(u
     assert (found["engines"], found["recovery_owed"], found["quarantine"]) == ([], 0, [])
     assert [queue["queue"] for queue in found["queues"]] == ["gpu"]
     page = used.ok("doctor", "--store", str(used.store)).out
-    for words in ("SQLite", "(safe)", "store", "from argument", "from default", "queue gpu: slots 2", "all is well"):
+    for words in (
+        "SQLite",
+        "(safe)",
+        "store",
+        "from argument",
+        "from default",
+        "queue gpu: slots=2; defined: ",
+        "all is well",
+    ):
         assert words in page
 
 

@@ -6,9 +6,9 @@ import inspect
 from collections import Counter
 
 from relight import conformance
-from relight.conformance import batches, claims, fence, outside, reads, recovery, steps, transitions, waits
+from relight.conformance import batches, claims, fence, outside, reads, recovery, steps, teams, transitions, waits
 
-PARTS = (batches, claims, fence, outside, reads, recovery, steps, transitions, waits)
+PARTS = (batches, claims, fence, outside, reads, recovery, steps, teams, transitions, waits)
 
 
 def test_no_test_hides_another_of_its_name() -> None:

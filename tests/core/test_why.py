@@ -78,7 +78,10 @@ CASES: dict[str, tuple[Facts, str]] = {
         facts(engines=(engine(gate=GateState.FAILED, gate_detail="storage: disk full"),)),
         "waits for recovery, which fails in engine etl-1: storage: disk full",
     ),
-    "queue_paused": (facts(line=LineFacts(queue=QueueRecord(queue="default", paused=True))), "queue default is paused"),
+    "queue_paused": (
+        facts(line=LineFacts(queue=QueueRecord(queue="default", paused=True, override_by="ann"))),
+        "queue default was paused by ann since",
+    ),
     "rate_limited": (
         facts(live=LiveFacts(engine_id=ENGINE, rate_limited_until=NOW + 5_000)),
         "has used up its rate until 15:06:45 UTC (in 5 s)",

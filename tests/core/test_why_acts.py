@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+
+import click
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -26,6 +29,7 @@ from tests.core.why_rows import (
     token,
 )
 
+from relight.cli.main import cli
 from relight.core.commands import steering
 from relight.core.commands.steering import EndNow, RequestEnd
 from relight.core.transitions import NEVER_LEFT, By, is_legal
@@ -77,6 +81,8 @@ REASONS = [
         "history_mismatch:arguments",
         "history_mismatch:step_inserted",
         "history_mismatch:never_reached",
+        "history_mismatch:abandoned",
+        "history_mismatch:other_kind",
     ),
     *("failed:ValueError", "forced:cancel", "crash_loop", "deadline_exceeded", "something:new", ""),
 ]
@@ -179,8 +185,15 @@ lives = st.builds(
 lines = st.builds(
     LineFacts,
     queue=st.sampled_from(
-        [None, QueueRecord(queue="default", slots=1), QueueRecord(queue="default", per_engine_slots=1)]
+        [
+            None,
+            QueueRecord(queue="default", slots=1),
+            QueueRecord(queue="default", per_engine_slots=1),
+            QueueRecord(queue="default", paused=True, override_by="ann"),
+            QueueRecord(queue="default", rate='{"n":1,"per_seconds":1}', override='{"slots":0}'),
+        ]
     ),
+    rate_until=st.sampled_from([None, NOW - 1, NOW + 1]),
     load=st.sampled_from([{}, {ENGINE: 1}, {ENGINE: 1, OTHER: 1}]),
     holders=st.sampled_from([(), ((CHILD, NOW),)]),
     ahead=st.integers(0, 3),
@@ -225,6 +238,9 @@ def act_of(command: str) -> Act:
     if words[2].startswith("ext_"):
         assert words[1] in ("complete", "fail", "beat")
         return Act.COMPLETE
+    if words[1] == "queues":
+        assert words[2] == "resume"
+        return Act.UNPAUSE
     assert words[1] in VERBS
     assert words[2] == "…f36877"
     if "--force" in words:
@@ -254,3 +270,33 @@ class TestEverySituation:
     def test_every_allowed_act_has_a_command(self, case: Facts, act: Act) -> None:
         if act in allowed_acts(case.job, case):
             assert commands(act, case)
+
+    @settings(max_examples=500)
+    @given(situations())
+    def test_every_command_that_is_printed_is_one_of_the_command_line(self, case: Facts) -> None:
+        for command in actions(explain(case)):
+            parse(command)
+
+    @given(records.filter(reachable))
+    def test_an_acceptance_is_offered_exactly_where_it_is_taken(self, row: JobRecord) -> None:
+        offered = any("--accept" in command for command in actions(explain(facts(row))))
+        try:
+            steering.decide_accept(row, ANN, ())
+        except IllegalTransition:
+            assert not offered
+        else:
+            assert offered
+
+
+def parse(command: str) -> None:
+    """Let the command line read a command, without doing it."""
+    program, *words = shlex.split(command)
+    assert program == "relight"
+    group: click.Command = cli
+    context = click.Context(cli, info_name="relight", **cli.context_settings)
+    while isinstance(group, click.Group):
+        name, *words = words
+        found = group.get_command(context, name)
+        assert found is not None, command
+        group, context = found, click.Context(found, info_name=name, parent=context)
+    group.make_context(group.name, words, parent=context.parent)

@@ -8,13 +8,14 @@ from tests.model.driver import KEYS, NAMES, QUEUES, Driver, Nothing, odd
 
 from relight.conformance.world import ANN, FAILURE, Engine, Writer
 from relight.core import events as ev
-from relight.core.changes import QueueLimit
 from relight.core.commands import Command, JobRef
 from relight.core.commands import engines as ce
 from relight.core.commands import jobs as cj
+from relight.core.commands import queues as cq
 from relight.core.commands import steering as cs
 from relight.core.commands import steps as ct
 from relight.core.flow import digest
+from relight.core.queue_rows import QueueLimit
 from relight.errors import IllegalTransition
 from relight.ids import EngineId, StepKey
 from relight.model import (
@@ -42,6 +43,28 @@ class Acts(Driver):
         engine = self.an_engine(n)
         self.write_all()  # what is claimed after this knows of it
         self.go(engine, engine.defining_queue("narrow", slots=slots))
+
+    def steer_queue(self, n: int, slots: int, wait: bool) -> None:
+        """An operator pauses a queue or overrides it; now and then on what is not its last revision any more."""
+        seen = self.reference.t.queues.get("narrow")
+        stale = n % 5 == 0 and seen is not None
+        self.go(
+            self.client,
+            cq.SteerQueue(
+                queue="narrow",
+                seen=None if stale else seen,
+                paused=n % 2 == 0,
+                override={"slots": 3 + slots} if slots else {},
+                who=ANN,
+            ),
+            wait,
+        )
+
+    def terms(self, queue: str, n: int) -> int | None:
+        """Return the revision that a claim names: the present one, none, or one that is past."""
+        defined = self.reference.t.queues.get(queue)
+        revision = 0 if defined is None else defined.revision
+        return (revision, revision, None, revision - 1)[n % 4]
 
     def limits(self, queue: str) -> tuple[QueueLimit, ...]:
         """Return the limits of a queue as it is defined: every claim names them."""
@@ -104,6 +127,7 @@ class Acts(Driver):
             version=job.version if job.begun else ("2" if n % 2 else None),
             replay_steps=0,
             limits=limits,
+            terms=self.terms(job.queue, n),
         )
         self.go(engine, command, wait)
 

@@ -52,7 +52,22 @@ WORK_ACTS = ["submit", "start", "start", "claim", "claim", "claim"]
 RUN_ACTS = [*STEP_ACTS, *WAIT_ACTS, *RUN_ENDS]
 JOB_ACTS = [*OUTSIDE_ACTS, *STALLED_ACTS]
 HOUSE_ACTS = [
-    *("write", "wake", "wake", "beat", "queue", "gate", "gate", "judge", "stall", "stall", "crash", "crash", "crash"),
+    *(
+        "write",
+        "wake",
+        "wake",
+        "beat",
+        "queue",
+        "steer",
+        "gate",
+        "gate",
+        "judge",
+        "stall",
+        "stall",
+        "crash",
+        "crash",
+        "crash",
+    ),
     *("set aside", "release", "release", "stop"),
 ]
 VERDICTS = [Verdict.DEAD, Verdict.DEAD, Verdict.DEAD, Verdict.SILENT, Verdict.LEASE_EXPIRED]
@@ -159,6 +174,8 @@ class StoreAgainstReference(Acts):
                 self.beat(n, wait)
             case "queue":
                 self.define_queue(n, 1 + m % 3)
+            case "steer":
+                self.steer_queue(n, m % 4, wait)
             case "gate":
                 self.gate(n, m % 8 == 0, wait)
             case "crash":

@@ -11,11 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from tests.model.tables import Ground, Refuse, need, put
+from tests.model.queues import QueueRules
+from tests.model.tables import Refuse, need, put
 
 from relight.core.commands import Command, JobRef
 from relight.core.commands import engines as ce
 from relight.core.commands import jobs as cj
+from relight.core.commands import queues as cq
 from relight.core.commands import steering as cs
 from relight.core.commands import steps as ct
 from relight.core.failure import Failure
@@ -42,7 +44,7 @@ from relight.model import (
 _S = JobState
 
 
-class Reference(Ground):
+class Reference(QueueRules):
     """See the module."""
 
     def __init__(self) -> None:
@@ -85,7 +87,8 @@ class Reference(Ground):
             ce.FailGate: self._fail_gate,
             ce.RenewLease: self._beat,
             ce.WakeDueJobs: self._wake_due,
-            ce.RegisterKinds: self._register,
+            cq.DefineQueue: self._define_queue,
+            cq.SteerQueue: self._steer_queue,
             ce.Tell: self._tell_alone,
             ce.CloseWriterNow: self._close,
             ce.OpenWriterNow: self._open_writer,
@@ -141,6 +144,8 @@ class Reference(Ground):
         need(job.attempt == c.attempt and not self.aside(job.job_id))
         need(not job.begun or job.version == c.version)
         need(self.t.engines[c.engine_id].gate is GateState.OPEN)
+        queue = self.t.queues.get(job.queue)
+        need(c.terms in (None, 0 if queue is None else queue.revision))
         run_id = c.job.run_id
         assert run_id is not None
         self.set_job(
@@ -187,6 +192,7 @@ class Reference(Ground):
             claimable=awake,
             ready_at=now if awake else c.ready_at,
             probation=False,
+            accepting=job.accepting and c.state is _S.QUEUED and c.reason != "waiting",
         )
         for payload in c.tells:
             self.tell(payload.kind, c.job)
@@ -442,7 +448,8 @@ class Reference(Ground):
 
     def _resume(self, c: cs.ResumeJob, now: int) -> None:
         attempt = self.job(c.job).attempt + (c.source is _S.STALLED)
-        self.move(c, now, _S.QUEUED, "resumed", attempt=attempt, probation=c.probation)
+        accepting = self.job(c.job).accepting or c.accept
+        self.move(c, now, _S.QUEUED, "resumed", attempt=attempt, probation=c.probation, accepting=accepting)
         self.tell("job_resumed", c.job)
         if c.probation:
             self.tell("job_probation", c.job)
@@ -565,12 +572,6 @@ class Reference(Ground):
         for job in list(self.t.jobs.values()):
             if job.state is _S.QUEUED and job.ready_at is not None and job.ready_at <= now:
                 self.set_job(job.job_id, None, claimable=True)
-
-    def _register(self, c: ce.RegisterKinds, now: int) -> None:
-        for queue in c.queues:
-            self.t.queues[queue.queue] = put(queue, updated_at=now)
-        for _ in c.changed_queues:
-            self.tell("queue_changed")
 
     def _tell_alone(self, c: ce.Tell, now: int) -> None:
         self.tell(c.payload.kind, c.job)

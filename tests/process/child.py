@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.process import flows
 
-from relight import Engine, Queue
+from relight import Engine, Queue, Rate
 from relight.clock import SystemClock
 from relight.core.commands.engines import RenewLease
 from relight.engine import recovery
@@ -87,7 +87,10 @@ class Orders:
         recovery.FIRST_CHUNK = options.pop("first_chunk", recovery.FIRST_CHUNK)
         shift_ms = options.pop("shift_ms", 0)
         kinds = options.pop("kinds", None)
-        queues = [Queue(name, **limits) for name, limits in options.pop("queues", {}).items()]
+        queues = [
+            Queue(name, **{term: Rate(*value) if term == "rate" else value for term, value in limits.items()})
+            for name, limits in options.pop("queues", {}).items()
+        ]
         self.engine = Engine(
             options.pop("store"),
             workflows=flows.ALL if kinds is None else [flows.BY_KIND[kind] for kind in kinds],

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -20,6 +21,7 @@ from relight.core.changes import OpenWriter, Who
 from relight.core.commands import Command, JobRef
 from relight.core.commands import engines as ce
 from relight.core.commands import jobs as cj
+from relight.core.commands import queues as cq
 from relight.core.commands import steering as cs
 from relight.core.commands import steps as ct
 from relight.core.failure import Failure
@@ -260,20 +262,20 @@ class Engine(Writer):
             )
         )
 
-    def define_queue(self, name: str, slots: int | None, per_engine: int | None = None) -> None:
-        queue = QueueRecord(queue=name, slots=slots, per_engine_slots=per_engine)
-        self.do(
-            ce.RegisterKinds(
-                who=self.who, kinds=(("census", None),), new_kinds=(), queues=(queue,), changed_queues=(name,)
-            )
-        )
+    def define_queue(
+        self, name: str, slots: int | None, per_engine: int | None = None, rate: str | None = None
+    ) -> None:
+        queue = QueueRecord(queue=name, slots=slots, per_engine_slots=per_engine, rate=rate)
+        with self.world.store.reading() as reads:
+            seen = next((q for q in reads.queues() if q.queue == name), None)
+        self.do(cq.DefineQueue(queue=queue, seen=seen, by=self.name, who=self.who))
 
     # its runs
 
-    def claim(self, job: JobRef) -> JobRef:
+    def claim(self, job: JobRef, **more: Any) -> JobRef:
         run_id = RunId(self.world.ids.uuid7(self.world.clock.now_ms()))
         ref = JobRef(job.job_id, job.trace_id, job.kind, run_id)
-        self.do(cj.ClaimJob(job=ref, engine_id=self.id, attempt=self.world.row(job).attempt, replay_steps=0))
+        self.do(cj.ClaimJob(job=ref, engine_id=self.id, attempt=self.world.row(job).attempt, replay_steps=0, **more))
         return ref
 
     def begin(self, run: JobRef, key: str, try_number: int = 1) -> None:

@@ -13,13 +13,13 @@ from functools import partial
 from tests.recorder.build import ANN, START_MS, Engine, World, Writer
 
 from relight.core import events as ev
-from relight.core.changes import QueueLimit
 from relight.core.commands import Command, JobRef
 from relight.core.commands import jobs as cj
 from relight.core.commands import steering as cs
 from relight.core.commands import steps as ct
 from relight.core.failure import Failure
 from relight.core.flow import digest
+from relight.core.queue_rows import QueueLimit
 from relight.core.step_payloads import Settlement
 from relight.errors import Conflict, Fenced, IllegalTransition
 from relight.ids import JobId, RunId, StepKey

@@ -12,12 +12,14 @@ from relight.core import events as ev
 from relight.core.commands import JobRef
 from relight.core.commands import jobs as cj
 from relight.core.commands import outside as co
+from relight.core.commands import queues as cq
 from relight.core.commands import steering as cs
 from relight.core.commands import steps as ct
 from relight.core.failure import Failure
 from relight.core.flow import digest
 from relight.core.step_payloads import Settlement
-from relight.ids import StepKey
+from relight.core.terms import RateTerms
+from relight.ids import JobId, StepKey
 from relight.model import JobState, StepKind, StepState, Verdict
 
 
@@ -42,6 +44,7 @@ def tell_everything(world: World) -> Healthy:
     first = world.engine("first").start()
     first.define_queue("default", 20, 20)
     ordinary_jobs(world, first, jobs)
+    teams(world, first, jobs)
     waits(world, first, jobs)
     outside(world, first, jobs)
     ends_from_outside(world, first, jobs)
@@ -89,6 +92,38 @@ def ordinary_jobs(world: World, engine: Engine, jobs: dict[str, JobRef]) -> None
     run = engine.claim(run)
     engine.step(run, "parse#0")
     engine.finish(run, JobState.COMPLETED_WITH_ISSUES)
+
+
+def teams(world: World, engine: Engine, jobs: dict[str, JobRef]) -> None:
+    """A queue with a rate that is kept, one that was paused and overridden, and a fork."""
+    engine.define_queue("paced", None, rate='{"n":2,"per_seconds":1}')
+    for number in range(4):
+        jobs[f"paced_{number}"] = job = engine.submit(queue="paced")
+        if number == 2:
+            world.clock.skip(1000)
+        engine.finish(engine.claim(job, rate=("paced", RateTerms(2, 1000))))
+    client = world.client()
+    for paused, override in ((True, {}), (False, {"priority": 3}), (False, {})):
+        with world.store.reading() as reads:
+            seen = next(queue for queue in reads.queues() if queue.queue == "paced")
+        client.do(cq.SteerQueue(queue="paced", seen=seen, paused=paused, override=override, who=client.who))
+    source = jobs["retried"]
+    row = world.row(source)
+    new = cj.SubmitJob(
+        job_id=JobId(world.ids.uuid7(world.clock.now_ms())),
+        trace_id="trace-of-the-fork",
+        kind=row.kind,
+        inputs=row.inputs or "{}",
+        inputs_hash=row.inputs_hash,
+        who=client.who,
+        forked_from=source.job_id,
+    )
+    fork = cj.ForkJob(source=source, new=new, from_step=StepKey("parse#0"), steps=(StepKey("fetch#0"),))
+    client.do(fork)
+    jobs["fork"] = JobRef(new.job_id, new.trace_id, new.kind)
+    run = engine.claim(jobs["fork"])
+    engine.step(run, "parse#0")
+    engine.finish(run)
 
 
 def waits(world: World, engine: Engine, jobs: dict[str, JobRef]) -> None:

@@ -16,7 +16,8 @@ from relight import model
 from relight.conformance.world import World
 from relight.core import why_facts
 from relight.core.chain import EventRow
-from relight.core.changes import OPS, PutAway, Row
+from relight.core.changes import OPS, PutAway
+from relight.core.row import Row
 from relight.store import audits, reads
 from relight.store.migrate import load_migrations
 from relight.store.sqlite import SqliteStore
@@ -26,7 +27,8 @@ PACKAGE = "relight.store.sqlite"
 APPLY = read_sql(PACKAGE, "sql", "apply.sql")
 VIEWS = read_sql(PACKAGE, "sql", "schema.sql")
 QUERIES = parse_statements(read_sql(PACKAGE, "sql", "queries.sql"))
-SCHEMA = "\n".join(migration.sql for migration in load_migrations(PACKAGE))
+MIGRATIONS = [migration.sql for migration in load_migrations(PACKAGE)]
+SCHEMA = "\n".join(MIGRATIONS)
 KERNEL = re.sub(r"--[^\n]*", "", APPLY)
 
 ROWS: list[type[msgspec.Struct]] = [*OPS, EventRow]
@@ -105,7 +107,7 @@ def own(statement: str, op: str) -> str:
 def pairs(statement: str) -> list[tuple[int, str]]:
     """Return (position, column) as an INSERT's lists or a FROM's aliases have them."""
     inserted = re.match(r"INSERT INTO \w+ \(([^)]*)\)\s*SELECT (.*?)\s*FROM jsonb_each", statement, re.DOTALL)
-    if inserted:
+    if inserted and "FROM (SELECT" not in inserted[2]:
         columns = [column.strip() for column in inserted[1].split(",")]
         values = split_list(inserted[2])
         assert len(columns) == len(values), statement
@@ -143,6 +145,14 @@ OTHER_NAMES = {
     ("new_tokens", "created_at"): "at",
     ("new_tokens", "beat_at"): "at",
     ("put_published", "updated_at"): "at",
+    ("put_queues", "defined_at"): "at",
+    ("put_queues", "defined_by"): "by",
+    ("put_queues", "revision"): "seen",
+    ("set_queues", "override_by"): "by",
+    ("set_queues", "revision"): "seen",
+    ("set_queues", "updated_at"): "at",
+    ("rate_limits", "number"): "queue",
+    ("rate_limits", "started_at"): "at",
     ("open_writers", "beat_at"): "at",
 }
 """Columns that are called otherwise than the field they come from."""
@@ -182,7 +192,7 @@ def test_the_steps_left_in_flight_by_an_ended_run_are_found_by_the_right_positio
 
 
 def test_a_queue_s_limit_is_read_by_position() -> None:
-    from relight.core.changes import QueueLimit
+    from relight.core.queue_rows import QueueLimit
 
     assert QueueLimit.__struct_fields__ == ("queue", "engine_id", "slots")
     [statement] = using("queue_limits")
@@ -201,11 +211,12 @@ def test_every_operation_with_a_precondition_has_its_count_checked() -> None:
         "beats",
         "new_recoveries",
         "put_kinds",
-        "put_queues",
+        "rewind_rates",
+        "take_turns",
     }
     checked = set(re.findall(r"RAISE\(ABORT, 'refused:(\w+)'\)", KERNEL))
     assert checked == {row.op for row in OPS} - unchecked
-    for op in checked - {"queue_limits", "beat_tokens"}:
+    for op in checked - {"queue_limits", "rate_limits", "beat_tokens"}:
         assert f"'refused:{op}') WHERE changes() <> coalesce(json_array_length(NEW.{op}), 0)" in KERNEL
 
 
@@ -357,7 +368,7 @@ def db(tmp_path_factory: pytest.TempPathFactory) -> Iterator[apsw.Connection]:
 
 def parameters(sql: str) -> dict[str, object]:
     """Return some value for each parameter."""
-    lists = {"kinds", "job_ids", "parent_ids", "keys", "waits", "types", "tags", "names"}
+    lists = {"kinds", "parts", "pairs", "job_ids", "parent_ids", "keys", "waits", "types", "tags", "names"}
     return {name: "[]" if name in lists else 1 for name in re.findall(r":(\w+)", sql)}
 
 
@@ -378,6 +389,14 @@ PLANS = {
     "claimable": ["jobs_claimable (queue=?)"],
     "claimable_ids": ["jobs_claimable (queue=?)"],
     "claimable_queues": ["jobs_claimable"],
+    "partitioned_queues": ["jobs_partitioned"],
+    "priority_below": ["jobs_claimable (queue=? AND priority<?)"],
+    "partitions_in_turn": [
+        "jobs_claimable (queue=? AND priority=? AND <expr>>?)",
+        "jobs_claimable (queue=? AND priority=? AND <expr>>? AND <expr><?)",
+    ],
+    "claimable_of": ["jobs_claimable (queue=? AND priority=? AND <expr>=?)", "sqlite_autoindex_jobs_1 (job_id=?)"],
+    "rate_window": ["rate_starts USING PRIMARY KEY (queue=? AND number>?)"],
     "ahead_in_line": ["jobs_claimable (queue=?"],
     "queue_load": ["jobs_running_in (queue=?)"],
     "slot_holders": ["jobs_running_in (queue=?)"],
@@ -414,6 +433,8 @@ PLANS = {
 
 SORTS = {
     "claimable",
+    "priority_below",
+    "partitioned_queues",
     "claimable_ids",
     "past_deadline",
     "due_questions",

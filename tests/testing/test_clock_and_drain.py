@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.flow.kit import eventually
 
-from relight import AsyncEngine, Client, Engine, ask, now, sleep, start, step, wait_signal, workflow
+from relight import AsyncEngine, Client, Engine, Queue, Rate, ask, now, sleep, start, step, wait_signal, workflow
 from relight.errors import BlockingCall, InvalidArgument, WaitTimeout
 from relight.model import JobState
 from relight.recorder.verify import verify_store
@@ -258,3 +258,18 @@ def test_now_in_a_step_is_the_engines_time() -> None:
         return look()
 
     assert run_inline(looks, clock=clock) > time.time() + 86_000
+
+
+def test_time_is_skipped_until_a_rate_leaves_room(tmp_path: Path) -> None:
+    @workflow
+    def limited() -> int:
+        return 1
+
+    clock = ManualClock()
+    queue = Queue("slow", rate=Rate(1, per_seconds=3600))
+    with Engine(str(tmp_path / "jobs.db"), workflows=[limited], queues=[queue], clock=clock) as engine:
+        began = clock.now()
+        jobs = [engine.submit(limited, queue="slow") for _ in range(3)]
+        drain(engine)
+        assert [job.state() for job in jobs] == [JobState.COMPLETED] * 3
+        assert clock.now() >= began + timedelta(hours=2)

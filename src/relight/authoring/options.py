@@ -18,17 +18,29 @@ from relight.model import OnStall
 
 @dataclass(frozen=True)
 class Rate:
-    """``n`` starts in ``per_seconds`` seconds, over all engines."""
+    """At most ``n`` starts in any ``per_seconds`` seconds, over all engines on the store and over restarts.
+
+    What counts is the claim: a job that is put away and taken up again starts again.
+    """
 
     n: int
     per_seconds: float
+
+    def __post_init__(self) -> None:
+        if isinstance(self.n, bool) or not isinstance(self.n, int) or not 1 <= self.n <= 1_000_000:
+            raise InvalidArgument(f"Rate(n={self.n!r}): a whole number of starts, 1 to 1,000,000")
+        seconds = self.per_seconds
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0.001 <= seconds <= 1e8:
+            raise InvalidArgument(f"Rate(per_seconds={seconds!r}): a number of seconds, 0.001 or more")
 
 
 @dataclass(frozen=True)
 class Queue:
     """A named line with limits. Defining it writes it to the store at start; ``consume=`` says who takes from it.
 
-    ``slots``: running jobs over all engines; ``per_engine_slots``: in each one. None: no limit of its own.
+    ``slots``: running jobs over all engines; ``per_engine_slots``: in each one; ``rate``: starts in a time, over all
+    engines. None: no limit of its own. ``priority``: jobs of a queue with a higher one are taken first, whatever their own.
+    Of two definitions that differ the one of the last start holds (event ``queue_changed``); an operator's override stays.
     """
 
     name: str
@@ -43,6 +55,9 @@ class Queue:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
                 raise InvalidArgument(f"Queue({self.name!r}, {name}={value!r}): a whole number, 0 or more, or None")
+        if self.rate is not None and not isinstance(self.rate, Rate):
+            raise InvalidArgument(f"Queue({self.name!r}, rate={self.rate!r}): a Rate(n, per_seconds), or None")
+        check_priority(self.priority)
 
 
 class Definition:

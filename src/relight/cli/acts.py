@@ -6,13 +6,14 @@ Each says afterwards how the job stands, in the first sentence of its ``why``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import click
 import msgspec
 
 from relight.cli.addresses import find_decision, find_job
 from relight.cli.arguments import json_or_text
-from relight.cli.later import not_in_this_version
+from relight.cli.bulk import bulk_options, do_to_many, many_job_argument, one_or_many, read_filter
 from relight.cli.options import by_option, job_argument, opened, store_option
 from relight.cli.output import say, visible
 from relight.cli.parsing import text_or_stdin
@@ -36,24 +37,52 @@ def _act(store: str | None, by: str | None, address: str, do: Callable[[Core, Jo
 
 
 @click.command()
-@job_argument
+@many_job_argument
 @click.option("--done", metavar="STEP", help="Say that this step in doubt did happen …")
 @click.option("--value", metavar="JSON", help="… with this result; null if it is not given.")
 @click.option(
     "--not-done", "not_done", metavar="STEP", help="Say that this step in doubt did not happen: it is called again."
 )
-@click.option("--accept", is_flag=True, help="Go on although code and record differ (not in this version).")
+@click.option(
+    "--accept",
+    is_flag=True,
+    help="Go on under the present code, although the record differs: finished steps keep their outcome.",
+)
+@bulk_options(JobState.STALLED, JobState.AWAITING_USER)
 @by_option
 @store_option
 def resume(
-    job: str, done: str | None, value: str | None, not_done: str | None, accept: bool, by: str | None, store: str | None
+    job: str | None,
+    done: str | None,
+    value: str | None,
+    not_done: str | None,
+    accept: bool,
+    by: str | None,
+    store: str | None,
+    yes: bool,
+    **filters: Any,
 ) -> None:
     """Queue a stalled, held or stopped job again; or settle a step in doubt.
 
     A job that only waited for that answer goes on by itself. One that is held is resumed once nothing in it is in doubt.
+    With filters instead of a JOB: many stalled jobs (--state awaiting_user: many stopped by a history mismatch).
     """
-    if accept:
-        raise not_in_this_version("resume --accept", "start an engine with the code that the job began under")
+    which = read_filter(**filters)
+    one_or_many(job, which, yes=yes)
+    if (done or not_done) is not None and (job is None or accept):
+        raise InvalidArgument("--done and --not-done settle a step of one JOB, and go without --accept")
+    if which is not None:
+        with opened(store, by=by) as client:
+            core = client.core
+            do_to_many(
+                core.resumable(which, accept=accept),
+                "resume them",
+                "resumed",
+                yes=yes,
+                act=lambda jobs: core.resume_all(jobs, by=by, accept=accept),
+            )
+        return
+    assert job is not None
     if done is not None and not_done is not None:
         raise InvalidArgument("--done and --not-done settle one step each; give one of them at a time")
     if value is not None and done is None:
@@ -62,7 +91,7 @@ def resume(
 
     def do(core: Core, job_id: JobId) -> None:
         if step is None:
-            core.resume(job_id, by=by)
+            core.resume(job_id, by=by, accept=accept)
             return
         core.settle(job_id, step, verdict=verdict, value=value, by=by)
         if core.find(job_id).state is JobState.STALLED and not _doubts(core, job_id):
@@ -86,15 +115,31 @@ def _resume_unless_moved(core: Core, job_id: JobId, by: str | None) -> None:
 
 
 @click.command()
-@job_argument
+@many_job_argument
 @click.option("--all-failed", is_flag=True, help="Run every failed step again, also those whose failure was caught.")
+@bulk_options(JobState.FAILED, JobState.POISONED)
 @by_option
 @store_option
-def retry(job: str, all_failed: bool, by: str | None, store: str | None) -> None:
+def retry(job: str | None, all_failed: bool, by: str | None, store: str | None, yes: bool, **filters: Any) -> None:
     """Queue a failed or poisoned job again: it goes on where it stopped.
 
-    The step that ended it runs again; finished steps do not.
+    The step that ended it runs again; finished steps do not. With filters instead of a JOB: many failed jobs (poisoned ones
+    only with --state poisoned).
     """
+    which = read_filter(**filters)
+    one_or_many(job, which, yes=yes)
+    if which is not None:
+        with opened(store, by=by) as client:
+            core = client.core
+            do_to_many(
+                core.retriable(which),
+                "retry them",
+                "queued again",
+                yes=yes,
+                act=lambda jobs: core.retry_all(jobs, by=by, all_failed=all_failed),
+            )
+        return
+    assert job is not None
     _act(store, by, job, lambda core, job_id: core.retry(job_id, by=by, all_failed=all_failed))
 
 

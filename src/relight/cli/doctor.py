@@ -20,11 +20,13 @@ from relight.cli.exit_codes import Exit
 from relight.cli.loading import Target, load
 from relight.cli.options import json_option, store_option
 from relight.cli.output import say, say_json, visible
+from relight.cli.queues import defined_words, in_force, operator_words, queue_object
+from relight.core.terms import terms_of
 from relight.core.why_line import kinds_of
 from relight.core.why_words import count, listed
 from relight.errors import RelightError
 from relight.ids import short
-from relight.model import EngineRecord, EngineState, GateState
+from relight.model import EngineRecord, EngineState, GateState, QueueRecord
 from relight.settings import Settings, resolve
 from relight.store.open import store_at
 from relight.store.reads import Reads, Unreadable
@@ -66,6 +68,7 @@ class _Doctor:
 
     def __init__(self, settings: Settings) -> None:
         self.problems: list[str] = []
+        self._queue_lines: list[str] = []
         self.facts: dict[str, Any] = {
             "relight": VERSION,
             "python": platform.python_version(),
@@ -179,7 +182,9 @@ class _Doctor:
         ]
 
     def _look_at_queues(self, store: SqliteStore, reads: Reads) -> None:
-        self.facts["queues"] = [records.queue_object(queue) for queue in reads.queues()]
+        rows = reads.queues()
+        self.facts["queues"] = [queue_object(queue, reads.queue_load(queue.queue)) for queue in rows]
+        self._queue_lines = [f"queue {row.queue}: {_queue_words(row)}" for row in rows]
 
     def look_at_module(self, target: Target) -> None:
         """Check that everything in a module can be registered."""
@@ -237,11 +242,13 @@ class _Doctor:
                 yield f"  {short(row['engine_id'])}  {row['name']}  {row['state']}  gate {row['gate']}  lock {row['lock']}  pid {row['pid']}"
         if "quarantine" in facts:
             yield f"quarantine: {len(facts['quarantine']):,} jobs"
-        for queue in facts.get("queues", ()):
-            limits = ", ".join(
-                f"{name} {queue[name]}" for name in ("slots", "per_engine_slots", "rate") if queue[name] is not None
-            )
-            yield f"queue {queue['queue']}: {limits or 'no limit'}{', paused' if queue['paused'] else ''}"
+        yield from self._queue_lines
+
+
+def _queue_words(queue: QueueRecord) -> str:
+    """Say what holds in a queue, who defined it and what was before, and what an operator did."""
+    over = operator_words(queue)
+    return f"{in_force(terms_of(queue))}; defined: {defined_words(queue)}{f'; {over}' if over else ''}"
 
 
 def _has_version(kinds: Mapping[str, set[str]], kind: str, version: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""``relight jobs``, ``recoveries``, ``queues``: pages of what a store has, the newest first."""
+"""``relight jobs``, ``recoveries``: pages of what a store has, the newest first."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import click
 
 from relight.cli import records
 from relight.cli.addresses import find_job
-from relight.cli.later import with_later
 from relight.cli.options import json_option, limit_option, opened, store_option
 from relight.cli.output import local, say_json, table, tell
 from relight.cli.parsing import moment_or_ago, pairs
 from relight.client.core import Core
 from relight.clock import to_ms
 from relight.core.why_words import lasting, listed
-from relight.ids import EngineId, short
-from relight.model import JobRecord, JobState, QueueRecord, RecoveryRecord
+from relight.ids import short
+from relight.model import JobRecord, JobState, RecoveryRecord
 from relight.store.reads import LAST_ID, JobFilter, Unreadable
 
 PAGE = 500
@@ -184,44 +183,3 @@ def _recovery_row(row: RecoveryRecord) -> tuple[str, ...]:
         *(f"{number:,}" for number in numbers),
         listed(verdicts),
     )
-
-
-_BY_CODE = "define it in code: Queue(NAME, slots=…), and start the engine anew"
-
-
-@click.group(cls=with_later(pause=_BY_CODE, resume=_BY_CODE, set=_BY_CODE), invoke_without_command=True)
-@json_option
-@store_option
-@click.pass_context
-def queues(ctx: click.Context, as_json: bool, store: str | None) -> None:
-    """List queues: their limits, and what runs in each."""
-    if ctx.invoked_subcommand is not None:
-        return
-    with opened(store) as client, client.core.store.reading(snapshot=True) as reads:
-        defined = {queue.queue: queue for queue in reads.queues()}
-        names = sorted({*defined, *reads.claimable_queues(), "default"})
-        loads = {name: reads.queue_load(name) for name in names}
-    for name in names:
-        if as_json:
-            queue = records.queue_object(defined.get(name, QueueRecord(queue=name)))
-            running = sum(loads[name].values())
-            say_json(
-                {
-                    **queue,
-                    "defined": name in defined,
-                    "updated_at": queue["updated_at"] if name in defined else None,
-                    "running": running,
-                }
-            )
-    if not as_json:
-        rows = (_queue_row(name, defined.get(name), loads[name]) for name in names)
-        table(("QUEUE", "RUNNING", "SLOTS", "PER ENGINE", "PRIORITY", "RATE", "DEFINED"), rows)
-
-
-def _queue_row(name: str, queue: QueueRecord | None, load: dict[EngineId, int]) -> tuple[str, ...]:
-    running = str(sum(load.values()))
-    if queue is None:
-        return (name, running, "no limit", "no limit", "0", "", "no")
-    limits = ["no limit" if n is None else str(n) for n in (queue.slots, queue.per_engine_slots)]
-    paused = "paused, " if queue.paused else ""
-    return (name, running, *limits, str(queue.priority), queue.rate or "", f"{paused}{local(queue.updated_at)}")

@@ -13,7 +13,23 @@ from typing import Any
 import click
 import msgspec
 
-from relight.cli import acts, doctor, engines, export, lists, log, run, show, submit, tokens, upkeep, watch, worker
+from relight.cli import (
+    acts,
+    doctor,
+    engines,
+    export,
+    fork,
+    lists,
+    log,
+    queues,
+    run,
+    show,
+    submit,
+    tokens,
+    upkeep,
+    watch,
+    worker,
+)
 from relight.cli.demo_command import demo
 from relight.cli.exit_codes import Exit, worth_of
 from relight.cli.later import LATER, WithLater
@@ -103,6 +119,7 @@ for _command in (
     acts.retry,
     acts.cancel,
     acts.fail,
+    fork.fork,
     acts.signal,
     acts.answer,
     tokens.complete,
@@ -110,7 +127,7 @@ for _command in (
     acts.release,
     lists.recoveries,
     engines.engines,
-    lists.queues,
+    queues.queues,
     upkeep.verify,
     doctor.doctor,
     upkeep.db,

@@ -52,6 +52,11 @@ def submit_options(command: F) -> F:
             click.option("--at", metavar="TIME", help="Start not before this time: 2026-02-03T08:15Z."),
             click.option("--queue", metavar="QUEUE", help="The line to wait in; else the workflow's own."),
             click.option("--priority", type=int, metavar="N", help="Higher goes first; else the workflow's own, or 0."),
+            click.option(
+                "--partition",
+                metavar="KEY",
+                help="Partition key: the keys of a queue take turns, so that none starves another.",
+            ),
             click.option("--tag", "tags", multiple=True, metavar="NAME=VALUE", help="A tag to find it by. Repeatable."),
         )
     ):
@@ -66,6 +71,7 @@ def read_submit_options(
     at: str | None,
     queue: str | None,
     priority: int | None,
+    partition: str | None,
     tags: tuple[str, ...],
 ) -> SubmitOptions:
     """Turn what ``submit_options`` gave into options of a submit."""
@@ -78,6 +84,7 @@ def read_submit_options(
         run_at=None if at is None else moment(at, "--at"),
         delay_seconds=None if delay is None else seconds(delay, "--in"),
         tags=pairs(tags, "--tag") if tags else None,
+        partition_key=partition,
     )
 
 

@@ -49,6 +49,8 @@ _STORED_JSON = frozenset(
         "preview",
         "progress",
         "queues",
+        "override",
+        "previous",
         "rate",
         "tags",
         "value",

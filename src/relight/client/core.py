@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 
 from relight.authoring.registry import check_moment, check_tags, check_text, is_text
+from relight.client.bulk import Bulk
+from relight.client.forking import Forking
 from relight.client.outside import Outside
-from relight.client.steering import Steering
-from relight.client.submitting import Submitting
+from relight.client.queues import SteeringQueues
 from relight.clock import to_datetime
 from relight.errors import InvalidArgument
 from relight.ids import JobId
@@ -31,7 +32,7 @@ from relight.model import (
 from relight.store.reads import EventFilter, JobFilter
 
 
-class Core(Submitting, Steering, Outside):
+class Core(Forking, Bulk, SteeringQueues, Outside):
     """Everything that can be done to jobs from outside."""
 
     def list_jobs(

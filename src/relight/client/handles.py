@@ -175,6 +175,16 @@ class Job(_Handle[R_co]):
         """Queue it again after it failed or was poisoned: it goes on where it stopped."""
         self._core.retry(self.id, by=by)
 
+    def fork(self, *, from_step: str | None = None, by: str | None = None) -> Job[R_co]:
+        """Make a new job of what it has finished, whatever its state; this one is not touched.
+
+        With ``from_step`` (a key as ``relight show`` lists it) the new job takes over the steps that had finished before that
+        one began, and calls it and all after it again; else all that finished but the failures that ended it. Steps taken
+        over never run again; children are taken over as their outcomes. Raises ``InvalidArgument`` for an unknown step.
+        """
+        new = self._core.fork(self.id, from_step=from_step, by=by)
+        return Job(self._core, new.job_id, new.kind, created=True, result_type=self._type)
+
     def answer(self, choice: str, *, decision_id: str | None = None, note: str | None = None, by: str) -> None:
         """Answer its open question."""
         self._core.answer(self.id, choice, decision_id=decision_id, note=note, by=by)
@@ -277,6 +287,11 @@ class AsyncJob(_Handle[R_co]):
     async def retry(self, *, by: str | None = None) -> None:
         """Queue it again after it failed or was poisoned: it goes on where it stopped."""
         await in_thread(self._core.retry, self.id, by=by)
+
+    async def fork(self, *, from_step: str | None = None, by: str | None = None) -> AsyncJob[R_co]:
+        """Make a new job of what it has finished. See ``Job.fork``."""
+        new = await in_thread(self._core.fork, self.id, from_step=from_step, by=by)
+        return AsyncJob(self._core, new.job_id, new.kind, created=True, result_type=self._type)
 
     async def answer(self, choice: str, *, decision_id: str | None = None, note: str | None = None, by: str) -> None:
         """Answer its open question."""

@@ -13,14 +13,17 @@ import msgspec
 from relight.authoring.registry import check_text, is_text
 from relight.client.session import Session
 from relight.clock import to_datetime
+from relight.core.changes import Who
 from relight.core.commands import Command
 from relight.core.commands.steering import (
     GiveDecision,
     SendSignal,
     SettleDoubt,
+    decide_accept,
     decide_end,
     decide_resume,
     decide_retry,
+    failures_that_ended,
     ref_of,
 )
 from relight.core.flow import DOUBT_OPTIONS, digest
@@ -139,9 +142,10 @@ class Steering(Session):
         with self.store.reading() as reads:
             return reads.decisions(job_id)
 
-    def resume(self, job_id: str, *, by: str | None) -> None:
-        """Queue a stalled or mismatched job again."""
-        self._act(job_id, lambda job: decide_resume(job, self.who(by)))
+    def resume(self, job_id: str, *, by: str | None, accept: bool = False) -> None:
+        """Queue a stalled or mismatched job again. ``accept``: it goes on although its code and its record differ."""
+        who = self.who(by)
+        self._act(job_id, lambda job: self.accepting(job, who) if accept else decide_resume(job, who))
 
     def retry(self, job_id: str, *, by: str | None, all_failed: bool = False) -> None:
         """Queue a failed or poisoned job again: the failed step that ended it runs again, finished ones do not.
@@ -150,25 +154,21 @@ class Steering(Session):
         """
 
         def decide(job: JobRecord) -> Command:
-            return decide_retry(job, self.who(by), self._failures_that_ended(job, all_failed=all_failed))
+            return self.retrying(job, self.who(by), all_failed=all_failed)
 
         self._act(job_id, decide)
 
-    def _failures_that_ended(self, job: JobRecord, *, all_failed: bool) -> list[StepKey]:
-        """Return what a retry opens: the failed steps whose failure reached the end of the job, or all failed ones.
-
-        Steps that were cancelled by such a failure (siblings in a group) had no chance, and are opened with them.
-        """
+    def retrying(self, job: JobRecord, who: Who, *, all_failed: bool) -> Command:
+        """Return the command that retries a job as it is now."""
         with self.store.reading() as reads:
             steps = reads.steps(job.job_id)
-        failed = [step for step in steps if step.state is StepState.FAILED]
-        failure = msgspec.json.decode(job.error) if job.error else {}
-        key, kind = failure.get("step_key"), failure.get("type")
-        if not all_failed and key is not None:
-            failed = [step for step in failed if step.step_key == key]
-        elif not all_failed and kind not in ("ExceptionGroup", "BaseExceptionGroup"):
-            failed = [s for s in failed if s.error and msgspec.json.decode(s.error).get("type") == kind]
-        return [step.step_key for step in (*failed, *(s for s in steps if s.state is StepState.ABANDONED))]
+        return decide_retry(job, who, failures_that_ended(job.error, steps, all_failed=all_failed))
+
+    def accepting(self, job: JobRecord, who: Who) -> Command:
+        """Return the command that accepts the mismatch which stopped a job."""
+        with self.store.reading() as reads:
+            abandoned = [s.step_key for s in reads.steps(job.job_id) if s.state is StepState.ABANDONED]
+        return decide_accept(job, who, abandoned)
 
     def answer(
         self,

@@ -10,7 +10,8 @@ A backend gives one fixture and imports the suite::
 
 Each call makes a ``Store`` that is not open; all stores of one test are the same database, empty when the test begins.
 Other writers may use the database at the same time: no test looks at what is not its own. ``transitions`` holds the table,
-``fence`` who may write, ``batches`` all or nothing, ``claims``, ``steps``, ``waits``, ``outside`` and ``recovery`` what each operation
+``fence`` who may write, ``batches`` all or nothing, ``claims``, ``teams``, ``steps``, ``waits``, ``outside`` and
+``recovery`` what each operation
 asks before it writes, ``reads`` what is given back. Start reading at ``world.py``.
 """
 
@@ -19,7 +20,10 @@ import pytest
 pytest.register_assert_rewrite(
     *(
         f"relight.conformance.{name}"
-        for name in ("transitions", "fence", "batches", "claims", "steps", "waits", "outside", "recovery", "reads")
+        for name in (
+            *("transitions", "fence", "batches", "claims", "teams"),
+            *("steps", "waits", "outside", "recovery", "reads"),
+        )
     )
 )
 
@@ -30,6 +34,7 @@ from relight.conformance.outside import *  # noqa: E402, F403
 from relight.conformance.reads import *  # noqa: E402, F403
 from relight.conformance.recovery import *  # noqa: E402, F403
 from relight.conformance.steps import *  # noqa: E402, F403
+from relight.conformance.teams import *  # noqa: E402, F403
 from relight.conformance.transitions import *  # noqa: E402, F403
 from relight.conformance.waits import *  # noqa: E402, F403
 from relight.conformance.world import StoreFactory as StoreFactory  # noqa: E402

@@ -14,14 +14,17 @@ import pytest
 from relight.conformance.world import ANN, Engine, StoreFactory, World
 from relight.core import events as ev
 from relight.core.chain import EventRow, Head, check
-from relight.core.changes import QueueLimit
 from relight.core.commands import Command, JobRef
 from relight.core.commands import engines as ce
+from relight.core.commands import jobs as cj
+from relight.core.commands import queues as cq
 from relight.core.commands import steering as cs
 from relight.core.commands import steps as ct
+from relight.core.queue_rows import QueueLimit
+from relight.core.terms import RateTerms
 from relight.errors import Conflict
 from relight.ids import StepKey
-from relight.model import EngineState, JobState, StepKind, StepState, Verdict
+from relight.model import EngineState, JobState, QueueRecord, StepKind, StepState, Verdict
 from relight.store.store import Refused
 
 
@@ -42,6 +45,8 @@ class Ground:
         self.engine.finish(self.ended)
         self.left = self.dead.run_new()
         self.engine.judge(self.dead)
+        self.engine.claim(self.engine.submit(queue="full"), rate=("full", RateTerms(1, 1000)))
+        self.engine.define_queue("known", slots=1)
 
 
 def _again(g: Ground) -> Command:
@@ -72,10 +77,22 @@ def _asking_again(g: Ground) -> Command:
     )
 
 
+def _copying_nothing(g: Ground) -> Command:
+    new = g.engine.submission(forked_from=g.ended.job_id)
+    return cj.ForkJob(source=g.ended, new=new, from_step=None, steps=(StepKey("nothing#0"),))
+
+
 REFUSED: dict[str, Callable[[Ground], Command]] = {
     "new_jobs": _again,
     "start_runs": lambda g: g.engine.claiming(g.run),
     "queue_limits": lambda g: g.engine.claiming(g.queued, limits=[QueueLimit("narrow", None, 0)]),
+    "rate_limits": lambda g: g.engine.claiming(g.queued, rate=("full", RateTerms(1, 1000))),
+    "copy_steps": _copying_nothing,
+    "accept_arguments": lambda g: ct.AcceptMismatch(
+        job=g.run, step_key=StepKey("fetch#0"), args_hashes="{}", hashes=("", ""), detail=""
+    ),
+    "put_queues": lambda g: cq.DefineQueue(queue=QueueRecord(queue="known"), seen=None, by="late", who=g.engine.who),
+    "set_queues": lambda g: cq.SteerQueue(queue="known", seen=None, paused=True, override={}, who=ANN),
     "begin_steps": lambda g: g.engine.beginning(g.run),
     "update_steps": lambda g: g.engine.finishing_step(g.run),
     "new_signals": lambda g: g.engine.signal_command(g.ended, "go"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from relight.conformance.world import Engine, StoreFactory, World
-from relight.core.changes import QueueLimit
 from relight.core.commands import JobRef
+from relight.core.queue_rows import QueueLimit
 from relight.errors import Conflict
 from relight.model import JobState, RunState
 

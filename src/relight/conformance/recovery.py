@@ -6,9 +6,9 @@ import pytest
 
 from relight.conformance.world import Engine, StoreFactory, World
 from relight.core import events as ev
-from relight.core.changes import QueueLimit
 from relight.core.commands import JobRef
 from relight.core.commands.engines import FailGate, Tell
+from relight.core.queue_rows import QueueLimit
 from relight.errors import Conflict
 from relight.model import EngineState, GateState, JobState, RunState, StepKind, StepState, Verdict
 

@@ -14,14 +14,17 @@ import msgspec
 from relight.clock import Clock, rfc3339
 from relight.core import events as ev
 from relight.core.chain import Head, link
-from relight.core.changes import OpenWriter, QueueLimit, Row, Who, merge
+from relight.core.changes import OpenWriter, Who, merge
 from relight.core.commands import Command, JobRef
 from relight.core.commands import engines as ce
 from relight.core.commands import jobs as cj
+from relight.core.commands import queues as cq
 from relight.core.commands import steering as cs
 from relight.core.commands import steps as ct
 from relight.core.failure import Failure
 from relight.core.flow import digest
+from relight.core.queue_rows import QueueLimit
+from relight.core.row import Row
 from relight.ids import EngineId, Ids, JobId, RunId, StepKey
 from relight.model import (
     PUBLISHING_STATES,
@@ -348,16 +351,19 @@ class Engine(Writer):
         """Wake every job whose timer has run out."""
         self.do(ce.WakeDueJobs())
 
-    def defining_queue(
-        self, queue: str, *, slots: int | None = None, per_engine_slots: int | None = None
-    ) -> ce.RegisterKinds:
-        """Return the command that defines a queue."""
-        record = QueueRecord(queue=queue, slots=slots, per_engine_slots=per_engine_slots)
-        return ce.RegisterKinds(who=self.who, kinds=(), new_kinds=(), queues=(record,), changed_queues=(queue,))
+    def seen_queue(self, queue: str) -> QueueRecord | None:
+        """Return a queue's row."""
+        with self.store.reading() as reads:
+            return next((each for each in reads.queues() if each.queue == queue), None)
 
-    def define_queue(self, queue: str, **slots: int) -> None:
+    def defining_queue(self, queue: str, **terms: Any) -> cq.DefineQueue:
+        """Return the command that defines a queue."""
+        record = QueueRecord(queue=queue, **terms)
+        return cq.DefineQueue(queue=record, seen=self.seen_queue(queue), by=self.name, who=self.who)
+
+    def define_queue(self, queue: str, **terms: Any) -> None:
         """Define a queue."""
-        self.do(self.defining_queue(queue, **slots))
+        self.do(self.defining_queue(queue, **terms))
 
     def resume_by_policy(self, job: JobRef, *, probation: bool = False) -> None:
         """Resume a stalled job as policy does."""

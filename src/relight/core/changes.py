@@ -11,18 +11,13 @@ Payloads are JSON text here (``str``), because a batch is one JSON text. Read ne
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
 
 import msgspec
 
 from relight.core.events import Draft
+from relight.core.queue_rows import PutQueue, QueueLimit, RateLimit, RewindRate, SetQueue, TakeTurn
+from relight.core.row import Row
 from relight.model import Actor
-
-
-class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One row for one operation of a batch."""
-
-    op: ClassVar[str]
 
 
 class OpenWriter(Row, frozen=True, array_like=True):
@@ -78,10 +73,23 @@ class NewJob(Row, frozen=True, array_like=True):
     detached: bool
     metrics: str
     at: int
+    status_reason: str = "submitted"
+
+
+class CopyStep(Row, frozen=True, array_like=True):
+    """A fork takes over what another job's step gave: a finished row, as it stands there."""
+
+    op = "copy_steps"
+    job_id: str
+    source_job_id: str
+    step_key: str
 
 
 class StartRun(Row, frozen=True, array_like=True):
-    """A claim: queued and claimable and due → running, by an engine whose gate is open; and the run's row."""
+    """A claim: queued and claimable and due → running, by an engine whose gate is open; and the run's row.
+
+    ``terms`` is the revision of its queue under which it was decided: under another one it is refused (None: not asked).
+    """
 
     op = "start_runs"
     job_id: str
@@ -91,15 +99,7 @@ class StartRun(Row, frozen=True, array_like=True):
     at: int
     version: str | None = None
     """Under which version of its kind it runs: of a job that has begun its own, else what the engine chose."""
-
-
-class QueueLimit(Row, frozen=True, array_like=True):
-    """A limit that must hold after the claims of this batch: running jobs of a queue over all engines, or in one."""
-
-    op = "queue_limits"
-    queue: str
-    engine_id: str | None
-    slots: int
+    terms: int | None = None
 
 
 class BeginStep(Row, frozen=True, array_like=True):
@@ -136,6 +136,16 @@ class UpdateStep(Row, frozen=True, array_like=True):
     error: str | None
     until: int | None
     ended_at: int | None
+
+
+class AcceptArguments(Row, frozen=True, array_like=True):
+    """A finished step is called with other arguments, which an operator accepted: from now on these are its own."""
+
+    op = "accept_arguments"
+    job_id: str
+    step_key: str
+    run_id: str
+    args_hashes: str
 
 
 class NewSignal(Row, frozen=True, array_like=True):
@@ -266,6 +276,7 @@ class MoveJob(Row, frozen=True, array_like=True):
     error: str | None
     at: int
     begun: bool | None = None
+    accepting: bool = False
 
 
 class ReopenStep(Row, frozen=True, array_like=True):
@@ -393,18 +404,6 @@ class PutKind(Row, frozen=True, array_like=True):
     at: int
 
 
-class PutQueue(Row, frozen=True, array_like=True):
-    """A queue's definition; the last start wins."""
-
-    op = "put_queues"
-    queue: str
-    slots: int | None
-    per_engine_slots: int | None
-    priority: int
-    rate: str | None
-    at: int
-
-
 class SetProgress(Row, frozen=True, array_like=True):
     """How far a job says it is."""
 
@@ -486,6 +485,11 @@ OPS: tuple[type[Row], ...] = (
     NewJob,
     StartRun,
     QueueLimit,
+    CopyStep,
+    RewindRate,
+    RateLimit,
+    TakeTurn,
+    AcceptArguments,
     BeginStep,
     UpdateStep,
     SetProgress,
@@ -517,6 +521,7 @@ OPS: tuple[type[Row], ...] = (
     NewRecovery,
     PutKind,
     PutQueue,
+    SetQueue,
     CloseWriter,
 )
 """All operations in the order in which a store applies them. The fence is checked right after ``OpenWriter``."""

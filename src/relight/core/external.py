@@ -44,7 +44,7 @@ def make_token(
     lazy: bool,
 ) -> Flow:
     """Make a token and return it. ``lazy``: it is on disk before the next step is called, which waits for that."""
-    record = yield from open_wait(history, key, StepKind.TOKEN)
+    record = yield from open_wait(history, job, key, StepKind.TOKEN)
     if is_over(record):
         return read_outcome(record)
     token = PREFIX + (yield NewToken())
@@ -68,7 +68,7 @@ def await_token(history: History, job: JobRef, key: StepKey, *, name: str, token
 
     Returns ``{"state", "value" (JSON text), "error", "reason"}``, or ``"timeout"`` when only this wait's own limit passed.
     """
-    record = yield from open_wait(history, key, StepKind.EXTERNAL)
+    record = yield from open_wait(history, job, key, StepKind.EXTERNAL)
     if is_over(record):
         return read_outcome(record)
     own: int | None = None if record is None else record.until

@@ -27,10 +27,11 @@ from typing import Any, Literal, Protocol, TypeVar
 import msgspec
 
 from relight.core.commands import Command, JobRef
-from relight.core.commands.steps import AskPerson, BeginTry, EndWait, FailTry, FinishStep, ReconcileStep
+from relight.core.commands.steps import AcceptMismatch, AskPerson, BeginTry, EndWait, FailTry, FinishStep, ReconcileStep
 from relight.core.failure import Failure, failure_of, read_failure
-from relight.core.history import History, differing_arguments, volatile_hint
+from relight.core.history import History, differing_arguments, inserted_before, volatile_hint
 from relight.core.retry import ONE_TRY, Retry
+from relight.core.stopped import FailedTry, Stopped, where_it_stopped
 from relight.errors import PayloadError, StepError, type_name
 from relight.ids import StepKey
 from relight.model import DecisionRecord, InDoubtPolicy, StepKind, StepRecord, StepState
@@ -233,7 +234,12 @@ def run_step(history: History, job: JobRef, step: StepSpec, call: StepCall) -> F
     if record is not None and step.check_args:
         differing = differing_arguments(record.args_hashes, call.hashes)
         if differing and record.state in (StepState.COMPLETED, StepState.FAILED, StepState.ABANDONED):
-            yield _argument_mismatch(record, step, call, differing)
+            yield from differ(
+                history,
+                job,
+                _argument_mismatch(record, step, call, differing),
+                msgspec.json.encode(call.hashes).decode(),
+            )
     if record is not None and record.state in (StepState.COMPLETED, StepState.FAILED):
         return (yield from _replayed(record, step, call))
     if record is not None and record.state is StepState.ABANDONED:
@@ -241,11 +247,25 @@ def run_step(history: History, job: JobRef, step: StepSpec, call: StepCall) -> F
     yield Enter(call.key)
     ahead = history.ahead_of(call.key)
     if record is None and ahead:
-        yield Mismatch(
-            call.key, "step_inserted", f"{call.key} is new, but {ahead[0]} after it is already done", "", call.args_hash
+        yield from differ(
+            history, job, Mismatch(call.key, "step_inserted", inserted_before(call.key, ahead), "", call.args_hash)
         )
     history.settle(call.key)
     return (yield from _try_until_settled(history, job, step, call, record))
+
+
+def differ(history: History, job: JobRef, mismatch: Mismatch, args_hashes: str | None = None) -> Flow:
+    """Stop for a mismatch, or, where an operator accepted it, tell of it and go on.
+
+    A finished step keeps its outcome and gets ``args_hashes`` as what it was called with: a later replay agrees with it.
+    """
+    if not history.accepting:
+        yield mismatch
+    hashes = (mismatch.recorded_hash, mismatch.now_hash)
+    accept = AcceptMismatch(
+        job=job, step_key=mismatch.key, args_hashes=args_hashes, hashes=hashes, detail=mismatch.detail
+    )
+    yield Persist(accept, lazy=True)
 
 
 def _argument_mismatch(record: StepRecord, step: StepSpec, call: StepCall, differing: list[str]) -> Mismatch:
@@ -282,7 +302,7 @@ def as_raised(failure: Failure, step: StepSpec, call: StepCall) -> Exception:
 def _try_until_settled(
     history: History, job: JobRef, step: StepSpec, call: StepCall, record: StepRecord | None
 ) -> Flow:
-    stopped = _Stopped(1) if record is None else _where_it_stopped(record, step)
+    stopped = Stopped(1) if record is None else where_it_stopped(record, step.policy)
     first_ms: int = stopped.first_at or (yield Now())
     if stopped.resume_at:
         yield Park(StepKind.STEP, None, stopped.resume_at, call.key, stopped.next_try - 1)
@@ -302,45 +322,6 @@ def _try_until_settled(
             if done:
                 return value
         try_number += 1
-
-
-class _FailedTry(Failure, frozen=True, kw_only=True, omit_defaults=True):
-    """A failure as recorded of a try: with when the step's first try began, by which ``total_seconds`` counts."""
-
-    first_at: int = 0
-
-
-class _Stopped(msgspec.Struct, frozen=True):
-    """Where an earlier run left a step.
-
-    The next try's number, the try nobody knows about, when to go on (0: now), and when its first try began (0: now).
-    """
-
-    next_try: int
-    doubtful_try: int | None = None
-    resume_at: int = 0
-    first_at: int = 0
-
-
-def _where_it_stopped(record: StepRecord, step: StepSpec) -> _Stopped:
-    """Tell how to go on with a step that has a record but no outcome.
-
-    A try that a crash cut keeps its number, whatever was recorded of the tries before it. A step that an operator's retry
-    opened again has its tries counted anew; if nobody knows about its last one, that is settled first as ever (only where
-    the policy is to fail, the retry was the answer).
-    """
-    last = msgspec.json.decode(record.error, type=_FailedTry) if record.error else None
-    begun = record.state in (StepState.RUNNING, StepState.IN_DOUBT)
-    first_at = last.first_at if last is not None and last.first_at else record.begun_at
-    if begun and (last is None or last.tries < record.try_number):
-        return _Stopped(record.try_number, record.try_number, 0, first_at)
-    uncertain = last is not None and not last.certain
-    if record.try_number == 0:
-        # Without a failure it was cancelled while it ran.
-        asks = (uncertain or last is None) and step.policy in ("ask", "reconcile")
-        return _Stopped(1, (last.tries if last is not None else 1) if asks else None)
-    doubtful_try = record.try_number if begun or uncertain else None
-    return _Stopped(record.try_number + 1, doubtful_try, record.until or 0, first_at)
 
 
 def _one_try(job: JobRef, step: StepSpec, call: StepCall, try_number: int) -> Flow:
@@ -421,7 +402,7 @@ def _record_failure(
             step_key=call.key,
             try_number=try_number,
             state=state,
-            failure=_FailedTry(**msgspec.structs.asdict(failure), first_at=first_ms),
+            failure=FailedTry(**msgspec.structs.asdict(failure), first_at=first_ms),
             until=next_at,
             policy=step.policy,
         )

@@ -26,9 +26,13 @@ class History:
     """The records of one job, by key. Not locked: a run's arms take turns through the run's own lock.
 
     ``opened`` is the table of how many branches each line has opened so far in this replay (``keys.Branch``).
+    ``accepting``: an operator let this run go on where its code and these records differ.
     """
 
-    def __init__(self, records: Iterable[StepRecord] = (), opened: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, records: Iterable[StepRecord] = (), opened: Mapping[str, int] | None = None, *, accepting: bool = False
+    ) -> None:
+        self.accepting = accepting
         self._records = {record.step_key: record for record in records}
         self._ahead: dict[str, set[StepKey]] = {}
         self._unread: dict[str, set[StepKey]] = {}
@@ -200,3 +204,8 @@ def volatile_hint(inputs: str, names: Iterable[str]) -> str:
             if form.fullmatch(text):
                 return f", it looks like {what}: use {instead}"
     return ""
+
+
+def inserted_before(key: StepKey, ahead: list[StepKey]) -> str:
+    """Say that a step is new in front of finished ones."""
+    return f"{key} is new, but {ahead[0]} after it is already done"

@@ -148,12 +148,17 @@ class SchemaUpgraded(EventPayload, frozen=True, kw_only=True):
 
 
 class QueueChanged(EventPayload, frozen=True, kw_only=True):
-    """A queue was defined, or defined anew; ``changes`` are the new values by field."""
+    """A queue was defined, defined anew, paused, resumed or overridden; ``changes`` are the new values by field.
+
+    ``before`` are the old ones of the same fields; ``before_by`` is who had given them, when that was another engine.
+    """
 
     kind = "queue_changed"
     actors = ANYBODY
     queue: str
     changes: Mapping[str, object] | None = None
+    before: Mapping[str, object] | None = None
+    before_by: str | None = None
 
 
 class KindRegistered(EventPayload, frozen=True, kw_only=True):
@@ -243,7 +248,7 @@ class RowReleased(EventPayload, frozen=True, kw_only=True):
 
 
 class JobAccepted(EventPayload, frozen=True, kw_only=True):
-    """A job is on disk, queued. With ``ready_at`` null it is ready at once."""
+    """A job is on disk, queued. With ``ready_at`` null it is ready at once. ``forked_from`` is the job it was forked from."""
 
     kind = "job_accepted"
     actors = ANYBODY
@@ -255,6 +260,7 @@ class JobAccepted(EventPayload, frozen=True, kw_only=True):
     inputs_hash: str
     inputs_bytes: Count
     parent_job_id: str | None = None
+    forked_from: str | None = None
 
 
 class JobDeduplicated(EventPayload, frozen=True, kw_only=True):
@@ -366,12 +372,13 @@ class JobDeadlineExceeded(EventPayload, frozen=True, kw_only=True):
 
 
 class JobResumed(EventPayload, frozen=True, kw_only=True):
-    """A stalled or suspended job was queued again."""
+    """A stalled or suspended job was queued again; ``accepted``: to go on where code and record differ."""
 
     kind = "job_resumed"
     actors = OPERATOR_OR_SYSTEM
     policy: ResumedBy
     from_state: JobState
+    accepted: bool | None = None
 
 
 class JobRetried(EventPayload, frozen=True, kw_only=True):
@@ -420,6 +427,16 @@ class HistoryMismatch(EventPayload, frozen=True, kw_only=True):
     kind = "history_mismatch"
     actors = SYSTEM
     step_key: str
+    recorded_hash: str
+    now_hash: str
+    detail: str
+
+
+class MismatchAccepted(EventPayload, frozen=True, kw_only=True):
+    """A run went on where its code and its record differ, because an operator had accepted that. Hashes as above."""
+
+    kind = "mismatch_accepted"
+    actors = SYSTEM
     recorded_hash: str
     now_hash: str
     detail: str

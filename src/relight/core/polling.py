@@ -35,10 +35,11 @@ from relight.core.flow import (
     as_raised,
     declared_text,
     details_text,
+    differ,
     digest,
     idempotency_key,
 )
-from relight.core.history import History
+from relight.core.history import History, inserted_before
 from relight.errors import PayloadError, WaitTimeout, type_name
 from relight.ids import StepKey
 from relight.model import StepKind, StepRecord, StepState
@@ -88,7 +89,7 @@ def poll(history: History, job: JobRef, what: Polling) -> Flow:
     yield Enter(key)
     ahead = history.ahead_of(key)
     if record is None and ahead:
-        yield Mismatch(key, "step_inserted", f"{key} is new, but {ahead[0]} after it is already done", "", "")
+        yield from differ(history, job, Mismatch(key, "step_inserted", inserted_before(key, ahead), "", ""))
     history.settle(key)
     return (yield from _check_until_it_will_do(job, what, record))
 

@@ -38,9 +38,10 @@ from relight.core.flow import (
     Park,
     Persist,
     Stow,
+    differ,
     digest,
 )
-from relight.core.history import History
+from relight.core.history import History, inserted_before
 from relight.core.keys import part_key
 from relight.errors import Conflict, IdempotencyMismatch
 from relight.ids import JobId, StepKey
@@ -67,7 +68,7 @@ class LookOwners(msgspec.Struct, frozen=True):
     children: tuple[SubmitJob, ...]
 
 
-def open_wait(history: History, key: StepKey, kind: StepKind) -> Flow:
+def open_wait(history: History, job: JobRef, key: StepKey, kind: StepKind) -> Flow:
     """Find a wait's record; ask to enter when it is not finished. Returns the record, or None for a wait to begin.
 
     One that was cancelled by a sibling stays cancelled; one that an operator's retry opened again begins anew.
@@ -82,7 +83,7 @@ def open_wait(history: History, key: StepKey, kind: StepKind) -> Flow:
     yield Enter(key)
     ahead = history.ahead_of(key)
     if record is None and ahead:
-        yield Mismatch(key, "step_inserted", f"{key} is new, but {ahead[0]} after it is already done", "", "")
+        yield from differ(history, job, Mismatch(key, "step_inserted", inserted_before(key, ahead), "", ""))
     return record if record is not None and record.state is StepState.WAITING else None
 
 
@@ -103,7 +104,7 @@ def as_text(value: object) -> str:
 
 def sleep_until(history: History, job: JobRef, key: StepKey, *, seconds: float | None, until_ms: int | None) -> Flow:
     """Wait for a time. A duration counts from the first time it was asked for."""
-    record = yield from open_wait(history, key, StepKind.SLEEP)
+    record = yield from open_wait(history, job, key, StepKind.SLEEP)
     if is_over(record):
         return None
     if record is None:
@@ -134,7 +135,7 @@ def wait_signal(
     # A look without waiting has one row only: nobody is to be woken.
     also = () if timeout_ms == 0 else tuple((part_key(key, i), name) for i, name in enumerate(names[1:], 1))
     keys = tuple(each for each, _ in also)
-    record = yield from open_wait(history, key, StepKind.SIGNAL)
+    record = yield from open_wait(history, job, key, StepKind.SIGNAL)
     if is_over(record):
         return read_outcome(record)
     until: int | None = None if record is None else record.until
@@ -193,7 +194,7 @@ def ask(history: History, job: JobRef, key: StepKey, question: Question) -> Flow
 
     A question that was withdrawn while the job waits on (it had been ended by force, and is retried) is asked anew.
     """
-    record = yield from open_wait(history, key, StepKind.ASK)
+    record = yield from open_wait(history, job, key, StepKind.ASK)
     if is_over(record):
         return read_outcome(record)
     if record is not None and record.waits_for is not None:
@@ -245,7 +246,7 @@ def _outcome_of(row: DecisionRecord) -> dict[str, object]:
 
 def start_children(history: History, job: JobRef, key: StepKey, children: Sequence[SubmitJob]) -> Flow:
     """Start child jobs in one transaction. Returns their ids, in order; a replay finds the same ones."""
-    record = yield from open_wait(history, key, StepKind.CHILD)
+    record = yield from open_wait(history, job, key, StepKind.CHILD)
     if is_over(record):
         return read_outcome(record)
     first = _first_of_each_key(children)
@@ -285,7 +286,7 @@ def _first_of_each_key(children: Sequence[SubmitJob]) -> dict[tuple[str, str], J
 
 def child_result(history: History, job: JobRef, key: StepKey, child_id: JobId, timeout_ms: int | None) -> Flow:
     """Wait for a job's end. Returns ``{"state", "outputs", "error"}`` (payloads as JSON text), or ``"timeout"``."""
-    record = yield from open_wait(history, key, StepKind.CHILD_RESULT)
+    record = yield from open_wait(history, job, key, StepKind.CHILD_RESULT)
     if is_over(record):
         return read_outcome(record)
     until: int | None = None if record is None else record.until

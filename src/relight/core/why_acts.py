@@ -13,6 +13,7 @@ from enum import StrEnum
 
 import msgspec
 
+from relight.core.commands.steering import MISMATCH, is_acceptable
 from relight.core.transitions import NEVER_LEFT, By, is_legal
 from relight.core.why_facts import Facts
 from relight.ids import EngineId, StepKey, short
@@ -27,9 +28,6 @@ from relight.model import (
     StepState,
     TokenRecord,
 )
-
-MISMATCH = "history_mismatch"
-"""``status_reason`` of a job whose code no longer agrees with its record begins so."""
 
 _SETTLED = ("done", "not_done")
 """What may also be said of a step in doubt by settling it, which has room for its result."""
@@ -51,6 +49,8 @@ class Act(StrEnum):
     RETRY = "retry"
     RELEASE = "release"
     """Take its row out of quarantine."""
+    UNPAUSE = "unpause"
+    """Let its queue start jobs again."""
     FENCE = "fence"
     """An operator's word that its engine is dead."""
     CANCEL = "cancel"
@@ -81,6 +81,8 @@ def allowed_acts(job: JobRecord, facts: Facts) -> frozenset[Act]:
         acts.add(Act.SIGNAL)
     if awaited_tokens(facts):
         acts.add(Act.COMPLETE)
+    if is_paused(facts):
+        acts.add(Act.UNPAUSE)
     if engine_to_fence(facts) is not None:
         acts.add(Act.FENCE)
     for target, act in ((JobState.CANCELLED, Act.CANCEL), (JobState.FAILED, Act.FAIL)):
@@ -95,6 +97,12 @@ def allowed_acts(job: JobRecord, facts: Facts) -> frozenset[Act]:
 def is_quarantined(facts: Facts) -> bool:
     """Tell whether the job's row is set aside now."""
     return facts.store.quarantine is not None and facts.store.quarantine.released_at is None
+
+
+def is_paused(facts: Facts) -> bool:
+    """Tell whether the job stands in a queue that an operator has paused."""
+    queue = facts.line.queue if facts.line is not None else None
+    return facts.job.state is JobState.QUEUED and queue is not None and queue.paused
 
 
 def is_mismatch(job: JobRecord) -> bool:
@@ -180,10 +188,12 @@ def commands(act: Act, facts: Facts) -> list[str]:
                 )
             ]
         case Act.RESUME:
-            return [f"relight resume {job}", *([f"relight resume {job} --accept"] if is_mismatch(facts.job) else [])]
+            return [f"relight resume {job}", *([f"relight resume {job} --accept"] if is_acceptable(facts.job) else [])]
         case Act.RETRY:
             failed = facts.store.counts.failed > 1
             return [f"relight retry {job}", *([f"relight retry {job} --all-failed"] if failed else [])]
+        case Act.UNPAUSE:
+            return [f"relight queues resume {_word(facts.job.queue)}"]
         case Act.FENCE:
             return [f"relight engines fence {short(engine_to_fence(facts) or '')}"]
         case Act.FORCE:

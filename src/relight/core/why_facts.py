@@ -66,12 +66,16 @@ class JobFacts(msgspec.Struct, frozen=True, array_like=True):
 
 @dataclass(frozen=True, kw_only=True)
 class LineFacts:
-    """Where a job that may be claimed stands: its queue's definition, who runs what, who comes before it."""
+    """Where a job that may be claimed stands: its queue's definition, who runs what, who comes before it.
+
+    ``rate_until`` is when its queue's rate leaves room again, when it leaves none now.
+    """
 
     queue: QueueRecord | None = None
     load: Mapping[EngineId, int] = field(default_factory=dict)
     holders: tuple[tuple[JobId, int], ...] = ()
     ahead: int = 0
+    rate_until: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from relight.core.terms import Terms, terms_of
+from relight.core.why_acts import Act
 from relight.core.why_case import Case, Found, engine_words, read_list
 from relight.core.why_words import count, listed, ordinal, plain
 from relight.ids import short
@@ -158,11 +160,13 @@ def _paused(case: Case) -> Found | None:
         return None
     name = plain(queue.queue, 60)
     since = max(queue.updated_at, case.waits_since)
+    by = f" by {plain(queue.override_by, 60)}" if queue.override_by else ""
     return Found(
         code="queue_paused",
         since=since,
-        sentence=f"{case.who} is queued: queue {name} is paused {case.words.since(queue.updated_at)} (relight queues resume {name})",
-        detail=f"queue {name} is paused; relight queues resume {name}",
+        sentence=f"{case.who} is queued: queue {name} was paused{by} {case.words.since(queue.updated_at)}",
+        detail=f"queue {name} is paused{by}; nothing of it starts until it is resumed",
+        acts=frozenset({Act.UNPAUSE}),
     )
 
 
@@ -181,14 +185,18 @@ def _draining(case: Case) -> Found | None:
 
 def _rate(case: Case) -> Found | None:
     until = case.facts.live.rate_limited_until if case.facts.live is not None else None
+    if until is None and case.facts.line is not None:
+        until = case.facts.line.rate_until
     if until is None or until <= case.facts.now_ms:
         return None
     queue = plain(case.job.queue, 60)
+    terms = terms_of(case.facts.line.queue) if case.facts.line is not None else Terms()
+    rate = f" of {terms.rate}" if terms.rate is not None else ""
     return Found(
         code="rate_limited",
         since=case.waits_since,
-        sentence=f"{_queued(case)}: queue {queue} has used up its rate {case.words.until(until)}",
-        detail=f"queue {queue} is rate limited {case.words.until(until)}",
+        sentence=f"{_queued(case)}: queue {queue} has used up its rate{rate} {case.words.until(until)}",
+        detail=f"queue {queue} has used up its rate{rate}; the next start is possible then, {_place(case)}",
         next_ms=until,
     )
 
@@ -211,23 +219,19 @@ def _full(case: Case) -> Found | None:
     facts = case.facts.line
     if facts is None:
         return None
-    queue, slots = plain(case.job.queue, 60), facts.queue
+    queue, slots = plain(case.job.queue, 60), terms_of(facts.queue)
     running = sum(facts.load.values())
     holders = listed([f"{short(job_id)} ({case.words.past(since)})" for job_id, since in facts.holders], of=running)
     able = _able(case)
-    if slots is not None and slots.slots is not None and running >= slots.slots:
+    if slots.slots is not None and running >= slots.slots:
         full = f"queue {queue} is full, {running:,} of {slots.slots:,} slots held by {holders or 'others'}"
-    elif (
-        slots is not None
-        and (each := slots.per_engine_slots) is not None
-        and all(facts.load.get(e.engine_id, 0) >= each for e in able)
-    ):
+    elif (each := slots.per_engine_slots) is not None and all(facts.load.get(e.engine_id, 0) >= each for e in able):
         full = f"queue {queue} is full in each of {count(len(able), 'engine')}, {each:,} slots each, held by {holders or 'others'}"
     elif case.facts.live is not None and case.facts.live.free_slots == 0 and len(able) == 1:
         full = f"all slots of {engine_words(able[0])} are taken"
     else:
         return None
-    place = f"; it is {ordinal(facts.ahead + 1)} in line"
+    place = f"; it is {_place(case)}"
     return Found(
         code="no_free_slot",
         since=case.waits_since,
@@ -238,8 +242,7 @@ def _full(case: Case) -> Found | None:
 
 
 def _in_line(case: Case) -> Found:
-    ahead = case.facts.line.ahead if case.facts.line is not None else 0
-    place = f"{ordinal(ahead + 1)} in line" if ahead else "next in line"
+    place = _place(case, first="next")
     able = listed([engine_words(e) for e in _able(case)])
     return Found(
         code="in_line",
@@ -248,3 +251,11 @@ def _in_line(case: Case) -> Found:
         detail=f"{place} in queue {plain(case.job.queue, 60)} for {able}",
         evidence=case.evidence("job_accepted"),
     )
+
+
+def _place(case: Case, first: str = "1st") -> str:
+    """Say where a job stands in its queue; under a partition key, where it stands among the jobs of that key."""
+    ahead = case.facts.line.ahead if case.facts.line is not None else 0
+    place = f"{ordinal(ahead + 1)} in line" if ahead else f"{first} in line"
+    key = case.job.partition_key
+    return place if key is None else f"{place} of partition {plain(key, 40)}, which takes turns with the others"

@@ -5,7 +5,8 @@ Read next: ``why_waits.py``.
 
 from __future__ import annotations
 
-from relight.core.why_acts import MISMATCH, Act
+from relight.core.commands.steering import MISMATCH, is_acceptable
+from relight.core.why_acts import Act
 from relight.core.why_case import Case, Found, engine_words, progress_words, read_map, verdict_words
 from relight.core.why_facts import LiveStep
 from relight.core.why_line import gates, nobody_able, waiting_thread
@@ -347,7 +348,8 @@ def _mismatch(case: Case) -> Found:
     key = plain(str(told.get("step_key") or "its replay"), 80)
     detail = plain(str(told.get("detail") or code.replace("_", " ") or "the code differs"), 300)
     inserted = code == "step_inserted"
-    then = "start an engine with the old code and resume, or accept the new one"
+    or_else = "accept the new one" if is_acceptable(case.job) else "fork the job from a step before"
+    then = f"start an engine with the old code and resume, or {or_else}"
     since = case.job.updated_at
     return Found(
         code="step_inserted" if inserted else MISMATCH,

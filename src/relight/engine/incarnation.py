@@ -34,6 +34,7 @@ from relight.engine.lease import Lease
 from relight.engine.lines import leave_behind
 from relight.engine.outcome import command_for
 from relight.engine.pool import Pool
+from relight.engine.queues import define_queues
 from relight.engine.resources import Resources
 from relight.engine.rest import Attention
 from relight.engine.run import End, Run
@@ -156,8 +157,15 @@ class Incarnation(Lease, Shelf):
             self.journal.start()
             with self.store.reading() as reads:
                 known = {kind for kind, _ in reads.kinds()}
-                defined = {queue.queue: queue for queue in reads.queues()}
-            self.journal.execute(self._registration(known, defined), patience_seconds=START_PATIENCE_SECONDS)
+            self.journal.execute(self._registration(known), patience_seconds=START_PATIENCE_SECONDS)
+            define_queues(
+                self.store,
+                self.journal,
+                self.queues,
+                by=self.name,
+                engine_id=self.engine_id,
+                patience_seconds=START_PATIENCE_SECONDS,
+            )
         except BaseException:  # boundary: cleaned up after, and raised again
             self.journal.close(timeout_seconds=1)
             self._left_behind = self.journal.opened
@@ -206,20 +214,11 @@ class Incarnation(Lease, Shelf):
             {kind: found.spec.version for kind in self.registry.kinds if (found := self.registry.find(kind))},
         )
 
-    def _registration(self, known: set[str], defined: Mapping[str, QueueRecord]) -> Command:
-        changed = [
-            queue.queue
-            for queue in self.queues
-            if queue.queue not in defined
-            or (queue.slots, queue.per_engine_slots)
-            != (defined[queue.queue].slots, defined[queue.queue].per_engine_slots)
-        ]
+    def _registration(self, known: set[str]) -> Command:
         return RegisterKinds(
             who=system(self.engine_id),
             kinds=tuple((w.kind, w.spec.version) for w in self.registry.workflows),
             new_kinds=tuple(kind for kind in self.registry.kinds if kind not in known),
-            queues=self.queues,
-            changed_queues=tuple(changed),
         )
 
     @property

@@ -52,11 +52,11 @@ class Attention:
         self.watch_passes = 0
 
 
-def rest_of(engine: Incarnation, next_timer_ms: int | None, look_again_at: int) -> Rest | None:
+def rest_of(engine: Incarnation, next_timer_ms: int | None, look_again_at: int, rate_timer: int | None) -> Rest | None:
     """Return how an engine rests whose supervisor has nothing due, or None when something is under way.
 
     ``next_timer_ms`` is the first timer of a job that is not in memory, on the wall clock; ``look_again_at`` when the
-    supervisor means to look for other processes' commits, 0 for never.
+    supervisor means to look for other processes' commits, 0 for never; ``rate_timer`` when a queue's rate leaves room again.
     """
     if not engine.gate.is_open or engine.draining or engine.degraded is not None or engine.claiming:
         return None
@@ -74,6 +74,8 @@ def rest_of(engine: Incarnation, next_timer_ms: int | None, look_again_at: int) 
     if next_timer_ms is not None:
         moves.append(next_timer_ms)
     moves_at = now + min(moves) - wall + 1 if moves else None
+    if rate_timer is not None and rate_timer > now:
+        moves_at = rate_timer if moves_at is None else min(moves_at, rate_timer)
     looks = [waiter.put_away_at for waiter in waiters if waiter.put_away_at > now]
     looks += [at for at in (look_again_at, moves_at) if at]
     return Rest(min(looks, default=None), moves_at)

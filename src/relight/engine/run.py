@@ -63,7 +63,7 @@ class Run:
         self.ref = ref
         self.spec = spec
         self.branch = Branch()
-        self.history = History(steps, self.branch.opened)
+        self.history = History(steps, self.branch.opened, accepting=job.accepting)
         self.issues = Issues()
         self.progress = Telling(job.progress)
         self.tags = tags

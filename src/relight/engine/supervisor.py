@@ -14,6 +14,7 @@ from relight.core import events as ev
 from relight.core.commands import JobRef
 from relight.core.commands.engines import FailGate, OpenGate, Tell, WakeDueJobs
 from relight.core.commands.jobs import ClaimJob, PutJobAway, fresh_run
+from relight.core.commands.queues import RewindRates
 from relight.core.commands.steering import QuestionTimedOut, decide_end, ref_of, system
 from relight.engine.claimer import Candidate, Room, find_candidates
 from relight.engine.incarnation import Incarnation
@@ -46,6 +47,7 @@ NEWS = {
             "end_jobs",
             "wake_due",
             "put_queues",
+            "set_queues",
             "release_rows",
         }
     ),
@@ -75,6 +77,7 @@ class Supervisor:
         self._look_again_at = 0
         self._next_timer_ms: int | None = None
         self._claim_again = False
+        self._rate_timer: int | None = None
         self._thread: threading.Thread | None = None
         self.owed_hook: Callable[[], None] = lambda: None
         engine.on_news = self.news
@@ -144,7 +147,7 @@ class Supervisor:
         """Tell those who listen whether the engine is at rest; return whether one of them wants another look at once."""
         with self._wake:
             busy = bool(self._due) or self._nudged or self._claim_again
-        rest = None if busy else rest_of(self._engine, self._next_timer_ms, self._look_again_at)
+        rest = None if busy else rest_of(self._engine, self._next_timer_ms, self._look_again_at, self._rate_timer)
         again = [listener.ticked(self._engine, rest) for listener in list(self._engine.attention.listeners)]
         return any(again)
 
@@ -262,7 +265,7 @@ class Supervisor:
             threads=engine.settings.threads - engine.threads.busy,
             probation=not any(run.job.probation for run in running),
         )
-        found = find_candidates(
+        claims = find_candidates(
             engine.store,
             engine.engine_id,
             served=engine.served,
@@ -272,9 +275,22 @@ class Supervisor:
             set_aside=engine.set_aside,
         )
         with engine.runs_lock:
-            engine.claiming = len(found)
-        for candidate in found:
+            engine.claiming = len(claims.candidates)
+        for candidate in claims.candidates:
             self._claim_one(candidate)
+        if claims.rewind:
+            engine.journal.put(RewindRates(queues=claims.rewind))
+        if claims.again_at is not None:
+            self._claim_again_at(claims.again_at)
+
+    def _claim_again_at(self, at: int) -> None:
+        """Look again when a rate leaves room. Nothing else would tell: time is no commit. One timer is enough."""
+        clock = self._engine.clock
+        now = clock.mono_ms()
+        due = now + max(at - clock.now_ms(), 1)
+        if self._rate_timer is None or not now < self._rate_timer <= due:
+            self._rate_timer = due
+            self._engine.board.after(due - now, self.nudge)
 
     def _claim_one(self, candidate: Candidate) -> None:
         engine = self._engine
@@ -287,6 +303,9 @@ class Supervisor:
             version=candidate.version,
             replay_steps=len(candidate.steps),
             limits=candidate.limits,
+            rate=candidate.rate,
+            turn=candidate.turn,
+            terms=candidate.terms,
         )
         try:
             engine.journal.put(command, waker=self._claimed, tag=(candidate, run_id))

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from relight.core.terms import rate_room, terms_of
 from relight.core.why_facts import Facts, JobFacts, LineFacts, LiveFacts, Mark
 from relight.errors import NotFound, StorageCorrupt
 from relight.ids import JobId, short
@@ -127,12 +128,17 @@ class _Gathering:
 
     def _line(self, job: JobRecord) -> LineFacts:
         queue = next((q for q in self._reads.queues() if q.queue == job.queue), None)
-        limited = queue is not None and (queue.slots is not None or queue.per_engine_slots is not None)
+        terms = terms_of(queue)
+        limited = terms.slots is not None or terms.per_engine_slots is not None
+        until = None
+        if terms.rate is not None:
+            _, until = rate_room(terms.rate, self._reads.rate_window(job.queue, terms.rate.n, 1), self._now_ms, 1)
         return LineFacts(
             queue=queue,
             load=self._reads.queue_load(job.queue) if limited else {},
             holders=tuple(self._reads.slot_holders(job.queue)) if limited else (),
             ahead=self._reads.ahead_in_line(job),
+            rate_until=until,
         )
 
 

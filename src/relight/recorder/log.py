@@ -51,7 +51,6 @@ class LogWalk:
         self.runs_of: dict[str, set[str]] = {}
         """Engine → its runs that run."""
         self.quarantined: set[str] = set()
-        self.forked: set[str] = set()
         self.accepted = 0
         self.started = 0
         self.receipts = 0
@@ -66,7 +65,6 @@ class LogWalk:
             "row_quarantined": self._row_quarantined,
             "row_released": self._row_released,
             "job_accepted": self._job_accepted,
-            "job_forked": self._job_forked,
             "run_started": self._run_started,
             "queue_changed": self._queue_changed,
         }
@@ -200,10 +198,6 @@ class LogWalk:
                 event.event_id,
             )
 
-    def _job_forked(self, event: EventRecord, payload: ev.EventPayload) -> None:
-        assert isinstance(payload, ev.JobForked)
-        self.forked.add(payload.new_job_id)
-
     def _run_started(self, event: EventRecord, payload: ev.EventPayload) -> None:
         self.started += 1
         if event.writer_id not in self.gates:
@@ -218,7 +212,7 @@ class LogWalk:
             return
         self.running[event.run_id] = (event.job_id, event.writer_id)
         self.runs_of.setdefault(event.writer_id, set()).add(event.run_id)
-        self.slots.started(event.job_id, event.run_id, event.writer_id, event.seq)
+        self.slots.started(event.job_id, event.run_id, event.writer_id, event.seq, event.ts)
 
     def _run_ended(self, event: EventRecord) -> None:
         ended = self.running.pop(event.run_id or "", None)
@@ -232,7 +226,7 @@ class LogWalk:
 
     def _queue_changed(self, event: EventRecord, payload: ev.EventPayload) -> None:
         assert isinstance(payload, ev.QueueChanged)
-        self.slots.forget(payload.queue)
+        self.slots.forget(payload.queue, payload.changes)
 
     # at the end
 

@@ -49,12 +49,11 @@ class Around:
     """What a job's rows are held against besides its own events.
 
     ``last_gate_seq``: the newest ``gate_opened``. ``open_since``: when the newest open gate of a live engine opened.
-    ``forked``: jobs that another one was forked into. ``set_aside``: jobs in quarantine by the log.
+    ``set_aside``: jobs in quarantine by the log.
     """
 
     last_gate_seq: int
     open_since: int
-    forked: AbstractSet[str]
     set_aside: AbstractSet[str]
 
 
@@ -72,7 +71,7 @@ def check_rows(story: JobStory, runs: Iterable[AuditedRun], steps: Iterable[Audi
     known = list(runs)
     _check_job(story)
     _check_runs(story, known, around)
-    _check_steps(story, steps, {run.run_id for run in known}, copied=job.job_id in around.forked)
+    _check_steps(story, steps, {run.run_id for run in known}, copied=story.forked_from is not None)
     _check_parent(story, around)
 
 

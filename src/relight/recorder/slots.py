@@ -7,10 +7,12 @@ was made narrower while more jobs ran is judged from the next start on. Nothing 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from relight.core.terms import terms_of
 from relight.model import QueueRecord
 from relight.recorder.invariants import TOLD_AT_MOST, Findings
+from relight.recorder.rates import RateWalk
 
 
 class SlotWalk:
@@ -18,7 +20,11 @@ class SlotWalk:
 
     def __init__(self, found: Findings, queues: Sequence[QueueRecord]) -> None:
         self._found = found
-        self._limits = {q.queue: q for q in queues if q.slots is not None or q.per_engine_slots is not None}
+        terms = {q.queue: terms_of(q) for q in queues}
+        self._limits = {
+            name: each for name, each in terms.items() if (each.slots, each.per_engine_slots) != (None, None)
+        }
+        self._rates = RateWalk(found, queues)
         self.queue_of: Mapping[str, str] = {}
         self._where: dict[str, tuple[str, str]] = {}
         """Run → its queue and engine."""
@@ -27,12 +33,14 @@ class SlotWalk:
 
     @property
     def watches(self) -> bool:
-        """Whether any queue has a limit."""
-        return bool(self._limits)
+        """Whether any queue has a limit or a rate."""
+        return bool(self._limits) or self._rates.watches
 
-    def started(self, job_id: str, run_id: str, engine_id: str, seq: int) -> None:
+    def started(self, job_id: str, run_id: str, engine_id: str, seq: int, ts: int) -> None:
         """Count a run, and look whether that was one too many."""
         queue = self.queue_of.get(job_id)
+        if queue is not None:
+            self._rates.started(queue, job_id, run_id, seq, ts)
         limits = self._limits.get(queue or "")
         if queue is None or limits is None:
             return
@@ -57,12 +65,17 @@ class SlotWalk:
                 if not self._load[queue, place]:
                     del self._load[queue, place]
 
-    def forget(self, queue: str) -> None:
-        """Drop what was found of a queue: it had another definition then."""
-        self._over.pop(queue, None)
+    def forget(self, queue: str, changes: Collection[str] | None) -> None:
+        """Drop what was found of a queue: it had other terms then. ``changes`` are which; None: any."""
+        terms = None if changes is None else {name.removesuffix("_override") for name in changes}
+        if terms is None or not terms.isdisjoint({"slots", "per_engine_slots"}):
+            self._over.pop(queue, None)
+        if terms is None or "rate" in terms:
+            self._rates.forget(queue)
 
     def close(self) -> None:
         """Tell what was found."""
+        self._rates.close()
         for over in self._over.values():
             for detail, *ids in over:
                 self._found.add("I-27", detail, *ids)

@@ -106,6 +106,11 @@ class JobStory:
     def __post_init__(self) -> None:
         self.outside = outside.OutsideStory(self.job, self.found)
 
+    @property
+    def forked_from(self) -> str | None:
+        """The job that this one was forked from."""
+        return None if self.accepted is None else self.accepted.forked_from
+
     def tell(self, invariant: str, detail: str, *ids: object) -> None:
         """Note a finding about this job."""
         self.found.add(invariant, detail, self.job.job_id, *ids)

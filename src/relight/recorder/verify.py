@@ -202,7 +202,7 @@ class _Audit:
     # job by job
 
     def _walk_jobs(self, log: LogWalk, totals: Totals) -> None:
-        around = Around(log.last_gate_seq, self._open_since, log.forked, log.quarantined)
+        around = Around(log.last_gate_seq, self._open_since, log.quarantined)
         after = ""
         done = 0
         while after != BEHIND_ALL:
@@ -239,6 +239,7 @@ class _Audit:
             paged(lambda key: audits.published(key, upto, PAGE), lambda v: (v.job_id, v.name), (after, BEHIND_ALL))
         )
         events = SideBySide(self._events(audits, after, upto))
+        forks: list[tuple[str, str]] = []
         for job in jobs:
             story = JobStory(job, self._found)
             self._check_strays(job.job_id, runs=runs, steps=steps, events=events, tokens=tokens, values=values)
@@ -246,7 +247,13 @@ class _Audit:
                 story.take(event.event)
             check_rows(story, runs.of(job.job_id), steps.of(job.job_id), around)
             story.outside.check(tokens.of(job.job_id), values.of(job.job_id))
+            if story.forked_from is not None and not job.quarantined:
+                forks.append((job.job_id, story.forked_from))
         self._check_strays(BEHIND_ALL, runs=runs, steps=steps, events=events, tokens=tokens, values=values)
+        for job_id, step_key in audits.altered_copies(forks, TOLD_AT_MOST) if forks else ():
+            self._found.add(
+                "F-1", f"step {step_key} was taken over by a fork and is not what the other job has", job_id
+            )
 
     def _events(self, audits: Audits, after: str, upto: str) -> Iterator[ReadEvent]:
         return paged(

@@ -234,6 +234,11 @@ class Audits:
             inline=INLINE_CHARS,
         )
 
+    def altered_copies(self, forks: Sequence[tuple[str, str]], limit: int) -> list[tuple[JobId, StepKey]]:
+        """Return (job, key) of steps that forks took over, given as (job, source), and that differ from the source's."""
+        pairs = msgspec.json.encode(forks).decode()
+        return self._get(list[tuple[JobId, StepKey]], "audit_copies", pairs=pairs, limit=limit)  # type: ignore[no-any-return]
+
     def events_of_jobs(self, after: tuple[str, int], upto: str, limit: int) -> list[ReadEvent]:
         """Return events of jobs after (job, seq), of jobs up to an id."""
         job_id, seq = after

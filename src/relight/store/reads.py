@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from relight.core.terms import RateWindow
 from relight.ids import EngineId, JobId, RunId, StepKey
 from relight.model import (
     DecisionRecord,
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from relight.core.why_facts import JobFacts
 
 T = TypeVar("T")
+
+Versions = Sequence[tuple[str, str | None]]
+"""Kinds with their versions: which jobs that have begun may be claimed."""
 
 ALL = 1_000_000_000
 """A limit that does not limit."""
@@ -207,15 +211,14 @@ class Reads:
         now_ms: int,
         limit: int,
         *,
-        versions: Sequence[tuple[str, str | None]] | None = None,
+        versions: Versions | None = None,
         aside: list[Unreadable] | None = None,
     ) -> list[JobRecord]:
         """Return jobs that may be claimed, the next one first, with their inputs.
 
         Of jobs that have begun only those whose (kind, version) is among ``versions``; None: all.
         """
-        had = None if versions is None else _json([_json(version) for version in versions])
-        values = {"queue": queue, "kinds": _json(kinds), "versions": had, "now": now_ms, "limit": limit}
+        values = {"queue": queue, "now": now_ms, "limit": limit, **_taken(kinds, versions)}
         return self._each(JobRecord, "claimable", aside, **values)
 
     def begun_versions(self) -> list[tuple[str, str | None, int]]:
@@ -229,8 +232,45 @@ class Reads:
     def claimable_ids(self, queue: str, kinds: Sequence[str], now_ms: int, limit: int) -> list[JobId]:
         """Return the same jobs' ids only."""
         return self._get(  # type: ignore[no-any-return]
-            list[JobId], "claimable_ids", queue=queue, kinds=_json(kinds), versions=None, now=now_ms, limit=limit
+            list[JobId], "claimable_ids", queue=queue, now=now_ms, limit=limit, **_taken(kinds, None)
         )
+
+    def partitioned_queues(self) -> set[str]:
+        """Return the queues that have something to claim under a partition key."""
+        return set(self._get(list[str], "partitioned_queues"))
+
+    def priority_below(
+        self, queue: str, kinds: Sequence[str], below: int, *, versions: Versions | None = None
+    ) -> int | None:
+        """Return the highest priority below one that has something to claim in a queue. ``versions`` as in ``claimable``."""
+        values = {"queue": queue, "below": below, **_taken(kinds, versions)}
+        return self._get(list[int | None], "priority_below", **values)[0]  # type: ignore[no-any-return]
+
+    def partitions_in_turn(
+        self, queue: str, priority: int, kinds: Sequence[str], limit: int, *, versions: Versions | None = None
+    ) -> list[str]:
+        """Return partition keys that have something to claim, the one whose turn it is first; "" are jobs without one."""
+        values = {"queue": queue, "priority": priority, "limit": limit, **_taken(kinds, versions)}
+        return self._get(list[str], "partitions_in_turn", **values)  # type: ignore[no-any-return]
+
+    def claimable_of(
+        self,
+        queue: str,
+        priority: int,
+        parts: Sequence[str],
+        kinds: Sequence[str],
+        each: int,
+        *,
+        versions: Versions | None = None,
+        aside: list[Unreadable] | None = None,
+    ) -> list[JobRecord]:
+        """Return the next jobs of some partition keys, at most ``each`` of one, key by key, with their inputs."""
+        values: dict[str, object] = {"queue": queue, "priority": priority, "each": each, **_taken(kinds, versions)}
+        return self._each(JobRecord, "claimable_of", aside, parts=_json(parts), **values)
+
+    def rate_window(self, queue: str, n: int, most: int) -> RateWindow:
+        """Return the last starts of a queue, as far as the next ``most`` depend on them."""
+        return self._get(RateWindow, "rate_window", queue=queue, n=n, limit=most)  # type: ignore[no-any-return]
 
     def queue_load(self, queue: str) -> dict[EngineId, int]:
         """Return how many jobs of a queue run in each engine."""
@@ -241,8 +281,14 @@ class Reads:
         return self._get(list[tuple[JobId, int]], "slot_holders", queue=queue, limit=limit)  # type: ignore[no-any-return]
 
     def ahead_in_line(self, job: JobRecord) -> int:
-        """Return how many claimable jobs of its queue come before a job."""
-        values = {"queue": job.queue, "priority": job.priority, "ready_at": job.ready_at, "job_id": job.job_id}
+        """Return how many claimable jobs of its queue come before a job; of its priority only those of its partition key."""
+        values = {
+            "queue": job.queue,
+            "priority": job.priority,
+            "part": job.partition_key or "",
+            "ready_at": job.ready_at,
+            "job_id": job.job_id,
+        }
         return self._get(list[int], "ahead_in_line", **values)[0]  # type: ignore[no-any-return]
 
     def next_due(self) -> tuple[int | None, int | None]:
@@ -379,6 +425,10 @@ class Reads:
         """Return every queue's definition."""
         return self._get(list[QueueRecord], "queues")  # type: ignore[no-any-return]
 
+    def is_used(self, queue: str) -> bool:
+        """Tell whether any job is in a queue, or was."""
+        return bool(self._get(list[bool], "is_used", queue=queue)[0])
+
     def quarantine(self, job_id: str | None = None) -> list[QuarantineRecord]:
         """Return rows set aside and not released, or the one of a job even if released."""
         return self._get(list[QuarantineRecord], "quarantine", job_id=job_id)  # type: ignore[no-any-return]
@@ -437,6 +487,12 @@ class Reads:
     def audits(self) -> Audits:
         """Return what ``relight verify`` reads, from the same source."""
         return Audits(self._source)
+
+
+def _taken(kinds: Sequence[str], versions: Versions | None) -> dict[str, object]:
+    """Return the parameters that say what may be claimed."""
+    had = None if versions is None else _json([_json(version) for version in versions])
+    return {"kinds": _json(kinds), "versions": had}
 
 
 def _json(values: object) -> str:

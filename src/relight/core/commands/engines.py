@@ -16,9 +16,7 @@ from relight.core.changes import (
     NewRecovery,
     OpenWriter,
     PutKind,
-    PutQueue,
     Quarantine,
-    Row,
     SetGate,
     StallRun,
     WakeDue,
@@ -26,8 +24,9 @@ from relight.core.changes import (
 )
 from relight.core.commands.base import Command, JobRef, event
 from relight.core.redact import redact
+from relight.core.row import Row
 from relight.ids import EngineId, Ids, JobId, StepKey
-from relight.model import Actor, EngineState, GateState, QueueRecord, Verdict
+from relight.model import Actor, EngineState, GateState, Verdict
 
 
 class OpenWriterNow(Command, frozen=True, kw_only=True):
@@ -257,20 +256,16 @@ class FailGate(Command, frozen=True, kw_only=True):
 
 
 class RegisterKinds(Command, frozen=True, kw_only=True):
-    """Make kinds known to the store, so that clients may submit them; define queues. Only news is told."""
+    """Make kinds known to the store, so that clients may submit them. Only news is told."""
 
     who: Who
     kinds: tuple[tuple[str, str | None], ...]
     new_kinds: tuple[str, ...]
-    queues: tuple[QueueRecord, ...] = ()
-    changed_queues: tuple[str, ...] = ()
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
-        """Return the rows, ``kind_registered`` for each new kind and ``queue_changed`` for each changed queue."""
+        """Return the rows, and ``kind_registered`` for each new kind."""
         rows: list[Row] = [PutKind(kind, version, now_ms) for kind, version in self.kinds]
-        rows += [PutQueue(q.queue, q.slots, q.per_engine_slots, q.priority, q.rate, now_ms) for q in self.queues]
         told = [event(ev.KindRegistered(job_kind=kind), self.who, now_ms, ids) for kind in self.new_kinds]
-        told += [event(ev.QueueChanged(queue=name), self.who, now_ms, ids) for name in self.changed_queues]
         return Changes(rows, told)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from relight.core import events as ev
-from relight.core.changes import Changes, EndJob, EndRun, NewJob, PutAway, QueueLimit, Row, StartRun, Who
+from relight.core.changes import Changes, CopyStep, EndJob, EndRun, NewJob, PutAway, StartRun, Who
 from relight.core.commands.base import Command, JobRef, event
 from relight.core.failure import Failure
+from relight.core.queue_rows import QueueLimit, RateLimit, TakeTurn
 from relight.core.redact import redact
+from relight.core.row import Row
+from relight.core.terms import RateTerms
 from relight.core.transitions import RUN_ENDS
 from relight.errors import Conflict, IllegalTransition, RelightError
 from relight.ids import EngineId, Ids, JobId, RunId, StepKey
@@ -17,6 +20,10 @@ ZERO_METRICS = (
     '"entities_read":0,"entities_written":0,"validators_run_count":0}'
 )
 """Metrics are never null and zeroed at creation (HSK-JOB-101)."""
+
+
+FORKED = "forked"
+"""``status_reason`` of a job that has records although no run of it has begun yet."""
 
 
 class SubmitJob(Command, frozen=True, kw_only=True):
@@ -41,6 +48,7 @@ class SubmitJob(Command, frozen=True, kw_only=True):
     parent_job_id: JobId | None = None
     parent_step_key: StepKey | None = None
     detached: bool = False
+    forked_from: JobId | None = None
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
         """Return the job's row and ``job_accepted``."""
@@ -67,6 +75,7 @@ class SubmitJob(Command, frozen=True, kw_only=True):
             self.detached,
             ZERO_METRICS,
             now_ms,
+            "submitted" if self.forked_from is None else FORKED,
         )
         accepted = ev.JobAccepted(
             job_kind=self.kind,
@@ -77,9 +86,26 @@ class SubmitJob(Command, frozen=True, kw_only=True):
             inputs_hash=self.inputs_hash,
             inputs_bytes=len(self.inputs),
             parent_job_id=self.parent_job_id,
+            forked_from=self.forked_from,
         )
         ref = JobRef(self.job_id, self.trace_id, self.kind)
         return Changes([row], [event(accepted, self.who, now_ms, ids, job=ref)])
+
+
+class ForkJob(Command, frozen=True, kw_only=True):
+    """Make a new job of another one's finished steps; its own runs add the rest. The other job is not touched."""
+
+    source: JobRef
+    new: SubmitJob
+    from_step: StepKey | None
+    steps: tuple[StepKey, ...]
+
+    def changes(self, now_ms: int, ids: Ids) -> Changes:
+        """Return the new job with its copies, ``job_accepted``, and in the other job ``job_forked``."""
+        accepted = self.new.changes(now_ms, ids)
+        rows = [*accepted.rows, *(CopyStep(self.new.job_id, self.source.job_id, key) for key in self.steps)]
+        told = ev.JobForked(new_job_id=self.new.job_id, from_step=self.from_step)
+        return Changes(rows, [*accepted.events, event(told, self.new.who, now_ms, ids, job=self.source)])
 
 
 class NoteDuplicate(Command, frozen=True, kw_only=True):
@@ -96,9 +122,11 @@ class NoteDuplicate(Command, frozen=True, kw_only=True):
 
 
 class ClaimJob(Command, frozen=True, kw_only=True):
-    """Start a run of a queued job in an engine whose gate is open. ``limits`` must hold afterwards.
+    """Start a run of a queued job in an engine whose gate is open.
 
-    ``version`` is the code's: a job that has begun is refused to another version than its own.
+    ``version`` is the code's: a job that has begun is refused to another version than its own. ``limits`` must hold
+    afterwards, and so must ``rate``, the queue's and its rate. ``terms`` is the queue's revision under which this was
+    decided, ``turn`` the turn of the job's partition key that it takes.
     """
 
     job: JobRef
@@ -107,14 +135,22 @@ class ClaimJob(Command, frozen=True, kw_only=True):
     replay_steps: int
     version: str | None = None
     limits: tuple[QueueLimit, ...] = ()
+    rate: tuple[str, RateTerms] | None = None
+    turn: TakeTurn | None = None
+    terms: int | None = None
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
         """Return the claim, its limits, and ``run_started``."""
         assert self.job.run_id is not None
         rows: list[Row] = [
-            StartRun(self.job.job_id, self.job.run_id, self.engine_id, self.attempt, now_ms, self.version),
+            StartRun(self.job.job_id, self.job.run_id, self.engine_id, self.attempt, now_ms, self.version, self.terms),
             *self.limits,
         ]
+        if self.rate is not None:
+            queue, (n, per_ms) = self.rate
+            rows.append(RateLimit(queue, n, per_ms, now_ms))
+        if self.turn is not None:
+            rows.append(self.turn)
         started = ev.RunStarted(attempt=self.attempt, replay_steps=self.replay_steps)
         return Changes(rows, [event(started, Who(Actor.SYSTEM, self.engine_id), now_ms, ids, job=self.job)])
 

@@ -7,10 +7,11 @@ waits for it). A word that comes late is refused by the store, and the caller sa
 from __future__ import annotations
 
 from relight.core import events as ev
-from relight.core.changes import BeatToken, Changes, CloseToken, NewToken, PutPublished, Row, WakeJob, Who
+from relight.core.changes import BeatToken, Changes, CloseToken, NewToken, PutPublished, WakeJob, Who
 from relight.core.commands.base import Command, JobRef, event
 from relight.core.commands.steps import InRun
 from relight.core.redact import redact
+from relight.core.row import Row
 from relight.ids import Ids, StepKey
 from relight.model import Actor, StepKind, StepState
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import msgspec
+
 from relight.core import events as ev
 from relight.core.changes import (
     CancelJob,
@@ -20,7 +22,6 @@ from relight.core.changes import (
     ReleaseHold,
     ReleaseRow,
     ReopenStep,
-    Row,
     SettleStep,
     WakeJob,
     Who,
@@ -29,10 +30,11 @@ from relight.core.commands.base import Command, JobRef, event
 from relight.core.commands.jobs import end_payload
 from relight.core.failure import Failure
 from relight.core.redact import redact
+from relight.core.row import Row
 from relight.core.transitions import By, is_legal
 from relight.errors import IllegalTransition
 from relight.ids import EngineId, Ids, StepKey, short
-from relight.model import FINAL_STATES, Actor, JobRecord, JobState, RunState, StepState
+from relight.model import FINAL_STATES, Actor, JobRecord, JobState, RunState, StepRecord, StepState
 
 
 def ref_of(job: JobRecord) -> JobRef:
@@ -77,6 +79,7 @@ class _Move(Command, frozen=True, kw_only=True):
         probation: bool = False,
         error: str | None = None,
         begun: bool | None = None,
+        accepting: bool = False,
     ) -> MoveJob:
         return MoveJob(
             self.job.job_id,
@@ -90,6 +93,7 @@ class _Move(Command, frozen=True, kw_only=True):
             error,
             now_ms,
             begun,
+            accepting,
         )
 
     def _tell(self, payload: ev.EventPayload, now_ms: int, ids: Ids) -> ev.Draft:
@@ -101,9 +105,14 @@ class ResumeJob(_Move, frozen=True, kw_only=True):
 
     policy: Literal["policy", "operator"] = "policy"
     probation: bool = False
+    accept: bool = False
+    reopen: tuple[StepKey, ...] = ()
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
-        """Return the move and ``job_resumed``; on probation also ``job_probation``."""
+        """Return the move and ``job_resumed``; on probation also ``job_probation``.
+
+        ``accept``: the next run goes on where code and record differ. ``reopen`` are steps that it calls again for that.
+        """
         by = By.POLICY if self.policy == "policy" else By.OPERATOR
         self._check(self.source not in FINAL_STATES and is_legal(self.source, JobState.QUEUED, by), "resumed")
         row = self._row(
@@ -113,11 +122,14 @@ class ResumeJob(_Move, frozen=True, kw_only=True):
             claimable=True,
             new_attempt=self.source is JobState.STALLED,
             probation=self.probation,
+            accepting=self.accept,
         )
-        told = [self._tell(ev.JobResumed(policy=self.policy, from_state=self.source), now_ms, ids)]
+        rows: list[Row] = [row, *(ReopenStep(self.job.job_id, key) for key in self.reopen)]
+        resumed = ev.JobResumed(policy=self.policy, from_state=self.source, accepted=True if self.accept else None)
+        told = [self._tell(resumed, now_ms, ids)]
         if self.probation:
             told.append(self._tell(ev.JobProbation(), now_ms, ids))
-        return Changes([row], told)
+        return Changes(rows, told)
 
 
 class HoldJob(_Move, frozen=True, kw_only=True):
@@ -362,6 +374,67 @@ def decide_resume(job: JobRecord, who: Who) -> ResumeJob:
             held_by=job.held_by,
         )
     return ResumeJob(job=ref_of(job), source=job.state, source_reason=job.status_reason, who=who, policy="operator")
+
+
+def failures_that_ended(error: str | None, steps: Sequence[StepRecord], *, all_failed: bool = False) -> list[StepKey]:
+    """Return what a retry opens: the failed steps whose failure reached the end of the job, or all failed ones.
+
+    ``error`` is the job's failure as stored. Steps that were cancelled by such a failure (siblings in a group) had no chance,
+    and are opened with them.
+    """
+    failed = [step for step in steps if step.state is StepState.FAILED]
+    failure = msgspec.json.decode(error) if error else {}
+    key, kind = failure.get("step_key"), failure.get("type")
+    if not all_failed and key is not None:
+        failed = [step for step in failed if step.step_key == key]
+    elif not all_failed and kind not in ("ExceptionGroup", "BaseExceptionGroup"):
+        failed = [s for s in failed if s.error and msgspec.json.decode(s.error).get("type") == kind]
+    return [step.step_key for step in (*failed, *(s for s in steps if s.state is StepState.ABANDONED))]
+
+
+MISMATCH = "history_mismatch"
+"""``status_reason`` of a job whose code no longer agrees with its record begins so."""
+
+ACCEPTABLE = frozenset({"arguments", "step_inserted", "never_reached", "abandoned"})
+"""Mismatches that can be accepted. A record of another kind, or one that can no longer be read, cannot be gone on with."""
+
+
+def is_acceptable(job: JobRecord) -> bool:
+    """Tell whether a job is stopped by a mismatch with which its run could go on."""
+    reason, _, code = job.status_reason.partition(":")
+    return job.state is JobState.AWAITING_USER and reason == MISMATCH and code in ACCEPTABLE
+
+
+def decide_accept(job: JobRecord, who: Who, abandoned: Sequence[StepKey]) -> ResumeJob:
+    """Decide an operator's word that a job goes on under its present code, although its record differs.
+
+    Finished steps keep their outcome; ``abandoned`` ones, for which the code now waits, are called again.
+    """
+    name = f"{job.kind} {short(job.job_id)}"
+    if job.state is not JobState.AWAITING_USER or not job.status_reason.startswith(MISMATCH):
+        raise IllegalTransition(
+            f"{name} is {job.state} ({job.status_reason}), not stopped by a history mismatch: there is nothing to accept. "
+            f"relight why {short(job.job_id)} says what can be done",
+            job_id=job.job_id,
+            state=job.state,
+        )
+    if not is_acceptable(job):
+        raise IllegalTransition(
+            f"the mismatch of {name} cannot be accepted: a record that its code cannot use would be called again. Start an "
+            f"engine with the old code, or: relight fork {short(job.job_id)} --from STEP",
+            job_id=job.job_id,
+            state=job.state,
+        )
+    reopen = tuple(abandoned) if job.status_reason == f"{MISMATCH}:abandoned" else ()
+    return ResumeJob(
+        job=ref_of(job),
+        source=job.state,
+        source_reason=job.status_reason,
+        who=who,
+        policy="operator",
+        accept=True,
+        reopen=reopen,
+    )
 
 
 def decide_retry(job: JobRecord, who: Who, reopen: Sequence[StepKey]) -> RetryJob:

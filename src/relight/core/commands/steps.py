@@ -9,13 +9,13 @@ import msgspec
 
 from relight.core import events as ev
 from relight.core.changes import (
+    AcceptArguments,
     BeginStep,
     Changes,
     CloseDecision,
     NewDecision,
     NoteStep,
     ReadSignal,
-    Row,
     SetProgress,
     UpdateStep,
     Who,
@@ -24,6 +24,7 @@ from relight.core.commands.base import Command, JobRef, event
 from relight.core.commands.jobs import SubmitJob
 from relight.core.failure import Failure
 from relight.core.redact import redact
+from relight.core.row import Row
 from relight.errors import Conflict, RelightError
 from relight.ids import Ids, StepKey
 from relight.model import Actor, InDoubtPolicy, StepKind, StepState
@@ -258,6 +259,28 @@ class ReconcileStep(InRun, frozen=True, kw_only=True):
                 )
             )
         return Changes(rows, [told])
+
+
+class AcceptMismatch(InRun, frozen=True, kw_only=True):
+    """A run goes on where its code and its record differ, because an operator accepted that.
+
+    With ``args_hashes`` these are from now on what the finished step was called with, so that a later replay agrees.
+    ``hashes`` are the recorded one and the one now.
+    """
+
+    args_hashes: str | None
+    hashes: tuple[str, str]
+    detail: str
+
+    def changes(self, now_ms: int, ids: Ids) -> Changes:
+        """Return the step's new arguments, and ``mismatch_accepted``."""
+        assert self.job.run_id is not None
+        rows: list[Row] = []
+        if self.args_hashes is not None:
+            rows.append(AcceptArguments(self.job.job_id, self.step_key, self.job.run_id, self.args_hashes))
+        recorded, now = self.hashes
+        told = ev.MismatchAccepted(recorded_hash=recorded, now_hash=now, detail=redact(self.detail))
+        return Changes(rows, [self._tell(told, now_ms, ids, Who(Actor.SYSTEM, "accept"))])
 
 
 class RecordValue(InRun, frozen=True, kw_only=True):

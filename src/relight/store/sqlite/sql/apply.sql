@@ -18,13 +18,13 @@
 
 CREATE TEMP VIEW batch AS SELECT
   NULL AS writer_id, NULL AS batch_seq, NULL AS head_seq, NULL AS head_hash, NULL AS schema_number,
-  NULL AS open_writers, NULL AS name_heads, NULL AS new_jobs, NULL AS start_runs, NULL AS queue_limits,
-  NULL AS begin_steps, NULL AS update_steps, NULL AS new_signals, NULL AS read_signals, NULL AS new_decisions,
+  NULL AS open_writers, NULL AS name_heads, NULL AS new_jobs, NULL AS copy_steps, NULL AS start_runs,
+  NULL AS queue_limits, NULL AS rewind_rates, NULL AS rate_limits, NULL AS take_turns, NULL AS begin_steps, NULL AS update_steps, NULL AS accept_arguments, NULL AS new_signals, NULL AS read_signals, NULL AS new_decisions,
   NULL AS close_decisions, NULL AS settle_steps, NULL AS stall_runs, NULL AS end_runs, NULL AS end_jobs, NULL AS put_away, NULL AS move_jobs,
   NULL AS reopen_steps, NULL AS wake_jobs, NULL AS cancel_jobs, NULL AS wake_due, NULL AS judge_engines,
   NULL AS set_gates, NULL AS beats, NULL AS new_quarantines, NULL AS release_rows, NULL AS release_holds,
-  NULL AS new_recoveries, NULL AS put_kinds, NULL AS put_queues, NULL AS set_progress, NULL AS note_steps, NULL AS new_tokens, NULL AS beat_tokens,
-  NULL AS close_tokens, NULL AS put_published, NULL AS close_writers, NULL AS events;
+  NULL AS new_recoveries, NULL AS put_kinds, NULL AS put_queues, NULL AS set_queues, NULL AS set_progress, NULL AS note_steps,
+  NULL AS new_tokens, NULL AS beat_tokens, NULL AS close_tokens, NULL AS put_published, NULL AS close_writers, NULL AS events;
 
 CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
 
@@ -41,6 +41,9 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
   INSERT INTO batch_claims
   SELECT NEW.name_heads, NEW.new_jobs, NEW.start_runs, NEW.queue_limits
    WHERE coalesce(NEW.name_heads, NEW.new_jobs, NEW.start_runs, NEW.queue_limits) IS NOT NULL;
+  INSERT INTO batch_teams
+  SELECT NEW.copy_steps, NEW.rewind_rates, NEW.rate_limits, NEW.take_turns, NEW.accept_arguments
+   WHERE coalesce(NEW.copy_steps, NEW.rewind_rates, NEW.rate_limits, NEW.take_turns, NEW.accept_arguments) IS NOT NULL;
   INSERT INTO batch_steps
   SELECT NEW.begin_steps, NEW.update_steps, NEW.set_progress, NEW.note_steps
    WHERE coalesce(NEW.begin_steps, NEW.update_steps, NEW.set_progress, NEW.note_steps) IS NOT NULL;
@@ -58,10 +61,10 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
                   NEW.wake_jobs, NEW.cancel_jobs) IS NOT NULL;
   INSERT INTO batch_upkeep
   SELECT NEW.writer_id, NEW.wake_due, NEW.judge_engines, NEW.set_gates, NEW.beats, NEW.new_quarantines,
-         NEW.release_rows, NEW.release_holds, NEW.new_recoveries, NEW.put_kinds, NEW.put_queues,
+         NEW.release_rows, NEW.release_holds, NEW.new_recoveries, NEW.put_kinds, NEW.put_queues, NEW.set_queues,
          NEW.close_writers
    WHERE coalesce(NEW.wake_due, NEW.judge_engines, NEW.set_gates, NEW.beats, NEW.new_quarantines, NEW.release_rows,
-                  NEW.release_holds, NEW.new_recoveries, NEW.put_kinds, NEW.put_queues,
+                  NEW.release_holds, NEW.new_recoveries, NEW.put_kinds, NEW.put_queues, NEW.set_queues,
                   NEW.close_writers) IS NOT NULL;
 
   INSERT INTO events (event_id, type, ts, actor, actor_id, trace_id, job_id, run_id, step_key, model_id, engine_id,
@@ -97,7 +100,7 @@ CREATE TEMP TRIGGER apply_claims INSTEAD OF INSERT ON batch_claims BEGIN
   INSERT INTO jobs (job_id, kind, version, state, status_reason, queue, priority, ready_at, claimable, on_stall, max_stalls,
                     deadline_at, idempotency_key, partition_key, inputs, inputs_hash, tags, trace_id,
                     parent_job_id, parent_step_key, detached, metrics, created_at, updated_at)
-  SELECT value->>0, value->>1, value->>2, 'queued', 'submitted', value->>3, value->>4, value->>5, value->>6, value->>7, value->>8,
+  SELECT value->>0, value->>1, value->>2, 'queued', value->>21, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8,
          value->>9, value->>10, value->>11, value->>12, value->>13, value->>14, value->>15,
          value->>16, value->>17, value->>18, value->>19, value->>20, value->>20
     FROM jsonb_each(NEW.new_jobs)
@@ -108,10 +111,11 @@ CREATE TEMP TRIGGER apply_claims INSTEAD OF INSERT ON batch_claims BEGIN
   UPDATE jobs SET state = 'running', status_reason = 'claimed', claimable = 0, ready_at = NULL, begun = 1,
                   run_id = r.run_id, updated_at = r.at, version = r.version
     FROM (SELECT value->>0 AS job_id, value->>1 AS run_id, value->>2 AS engine_id, value->>3 AS attempt, value->>4 AS at,
-                 value->>5 AS version
+                 value->>5 AS version, value->>6 AS terms
             FROM jsonb_each(NEW.start_runs)) AS r
    WHERE jobs.job_id = r.job_id AND +jobs.state = 'queued' AND +jobs.claimable = 1
      AND jobs.attempt = r.attempt AND (jobs.begun = 0 OR jobs.version IS r.version)
+     AND (r.terms IS NULL OR r.terms = coalesce((SELECT revision FROM queues WHERE queues.queue = jobs.queue), 0))
      AND (SELECT gate FROM engines WHERE engine_id = r.engine_id) = 'open'
      AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = r.job_id AND q.released_at IS NULL);
   SELECT RAISE(ABORT, 'refused:start_runs') WHERE changes() <> coalesce(json_array_length(NEW.start_runs), 0);
@@ -125,6 +129,66 @@ CREATE TEMP TRIGGER apply_claims INSTEAD OF INSERT ON batch_claims BEGIN
                          AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = jobs.job_id AND q.released_at IS NULL)
                          AND (value->>1 IS NULL
                               OR (SELECT engine_id FROM runs WHERE runs.run_id = jobs.run_id) = value->>1));
+END;
+
+CREATE TEMP VIEW batch_teams AS SELECT
+  NULL AS copy_steps, NULL AS rewind_rates, NULL AS rate_limits, NULL AS take_turns, NULL AS accept_arguments;
+CREATE TEMP TRIGGER apply_teams INSTEAD OF INSERT ON batch_teams BEGIN
+
+  -- A fork's steps are finished where they come from, and stay the run's that made them.
+  INSERT INTO steps (job_id, step_key, run_id, kind, name, state, try_number, policy, args_hashes, inputs, outcome, error,
+                     until, waits_for, code_ref, note, begun_at, ended_at)
+  SELECT r.value->>0, s.step_key, s.run_id, s.kind, s.name, s.state, s.try_number, s.policy, s.args_hashes, s.inputs,
+         s.outcome, s.error, s.until, s.waits_for, s.code_ref, s.note, s.begun_at, s.ended_at
+    FROM jsonb_each(NEW.copy_steps) AS r
+    JOIN steps AS s ON s.job_id = r.value->>1 AND s.step_key = r.value->>2 AND s.state IN ('completed', 'failed', 'abandoned')
+   ORDER BY r.key;
+  SELECT RAISE(ABORT, 'refused:copy_steps') WHERE changes() <> coalesce(json_array_length(NEW.copy_steps), 0);
+
+  -- Rates: starts of a queue are numbered, and start k is refused while start k - n lies less than the window before it. A
+  -- queue's time does not go back, so a clock that was set back a little stands still for it. One that was set back by more
+  -- than the window is noticed by whoever would claim, and what lies ahead of it counts as of then: so the rate is never
+  -- exceeded, and nothing is frozen for ever. (Not in the claim itself: a refused batch would forget it.)
+  UPDATE rate_starts SET started_at = r.at
+    FROM (SELECT value->>0 AS queue, value->>1 AS at FROM jsonb_each(NEW.rewind_rates)) AS r
+   WHERE rate_starts.queue = r.queue AND rate_starts.started_at > r.at;
+  INSERT INTO rate_starts (queue, number, started_at)
+  SELECT value->>0,
+         coalesce((SELECT max(number) FROM rate_starts WHERE queue = value->>0), 0)
+           + row_number() OVER (PARTITION BY value->>0 ORDER BY key),
+         max(max(value->>3) OVER (PARTITION BY value->>0 ORDER BY key),
+             coalesce((SELECT started_at FROM rate_starts WHERE queue = value->>0 ORDER BY number DESC LIMIT 1), 0))
+    FROM jsonb_each(NEW.rate_limits);
+  SELECT RAISE(ABORT, 'refused:rate_limits')
+    FROM (SELECT value->>0 AS queue, value->>1 AS n, value->>2 AS per_ms,
+                 (SELECT max(number) FROM rate_starts WHERE queue = value->>0) + 1
+                   - row_number() OVER (PARTITION BY value->>0 ORDER BY key DESC) AS number
+            FROM jsonb_each(NEW.rate_limits)) AS r
+    JOIN rate_starts AS mine ON mine.queue = r.queue AND mine.number = r.number
+    JOIN rate_starts AS nth ON nth.queue = r.queue AND nth.number = r.number - r.n
+   WHERE nth.started_at > mine.started_at - r.per_ms;
+  DELETE FROM rate_starts
+   WHERE (queue, number) IN (
+     SELECT old.queue, old.number
+       FROM (SELECT value->>0 AS queue, max(value->>1) AS n FROM jsonb_each(NEW.rate_limits) GROUP BY 1) AS r
+       JOIN rate_starts AS old ON old.queue = r.queue
+        AND old.number <= (SELECT max(number) FROM rate_starts WHERE rate_starts.queue = r.queue) - r.n);
+
+  -- Of several turns in one batch the last stands.
+  INSERT INTO turns (queue, priority, partition_key)
+  SELECT queue, priority, partition_key
+    FROM (SELECT value->>0 AS queue, value->>1 AS priority, value->>2 AS partition_key, max(key)
+            FROM jsonb_each(NEW.take_turns) GROUP BY 1, 2) WHERE true
+      ON CONFLICT (queue, priority) DO UPDATE SET partition_key = excluded.partition_key;
+
+  -- What a finished step was called with is rewritten only where an operator accepted it, in a run of the job itself.
+  UPDATE steps SET args_hashes = r.args_hashes
+    FROM (SELECT value->>0 AS job_id, value->>1 AS step_key, value->>2 AS run_id, value->>3 AS args_hashes
+            FROM jsonb_each(NEW.accept_arguments)) AS r
+   WHERE steps.job_id = r.job_id AND steps.step_key = r.step_key AND steps.state IN ('completed', 'failed', 'abandoned')
+     AND EXISTS (SELECT 1 FROM runs WHERE runs.run_id = r.run_id AND runs.job_id = r.job_id AND runs.state = 'running')
+     AND (SELECT accepting FROM jobs WHERE jobs.job_id = r.job_id);
+  SELECT RAISE(ABORT, 'refused:accept_arguments') WHERE changes() <> coalesce(json_array_length(NEW.accept_arguments), 0);
 END;
 
 CREATE TEMP VIEW batch_steps AS SELECT
@@ -304,7 +368,8 @@ CREATE TEMP TRIGGER apply_ends INSTEAD OF INSERT ON batch_ends BEGIN
                   claimable = r.state = 'queued' AND (r.came OR jobs.cancel_code IS NOT NULL),
                   ready_at = CASE WHEN r.state = 'queued' AND (r.came OR jobs.cancel_code IS NOT NULL) THEN r.at
                                   ELSE r.ready_at END,
-                  updated_at = r.at, probation = 0
+                  updated_at = r.at, probation = 0,
+                  accepting = jobs.accepting AND r.state = 'queued' AND r.status_reason <> 'waiting'
     FROM (SELECT p.job_id, p.run_id, p.state, p.status_reason, p.ready_at, p.at,
                  (p.ready_at IS NOT NULL AND p.ready_at <= p.at)
                  OR EXISTS (SELECT 1 FROM steps AS w
@@ -336,10 +401,11 @@ CREATE TEMP TRIGGER apply_ends INSTEAD OF INSERT ON batch_ends BEGIN
                   deadline_at = CASE WHEN r.source IN ('failed', 'poisoned') THEN NULL ELSE jobs.deadline_at END,
                   stalls = CASE WHEN r.source IN ('failed', 'poisoned') THEN 0 ELSE jobs.stalls END,
                   held_by = CASE WHEN r.target = 'stalled' THEN jobs.held_by END,
+                  accepting = jobs.accepting OR r.accepting,
                   completed_at = CASE WHEN r.target IN ('failed', 'cancelled', 'poisoned') THEN r.at END
     FROM (SELECT value->>0 AS job_id, value->>1 AS source, value->>2 AS source_reason, value->>3 AS target,
                  value->>4 AS status_reason, value->>5 AS claimable, value->>6 AS new_attempt, value->>7 AS probation,
-                 value->>8 AS error, value->>9 AS at, value->>10 AS begun
+                 value->>8 AS error, value->>9 AS at, value->>10 AS begun, value->>11 AS accepting
             FROM jsonb_each(NEW.move_jobs)) AS r
    WHERE jobs.job_id = r.job_id AND jobs.state = r.source AND (r.begun IS NULL OR jobs.begun = r.begun)
      AND (r.source_reason IS NULL OR jobs.status_reason = r.source_reason);
@@ -399,7 +465,7 @@ END;
 CREATE TEMP VIEW batch_upkeep AS SELECT
   NULL AS writer_id, NULL AS wake_due, NULL AS judge_engines, NULL AS set_gates, NULL AS beats,
   NULL AS new_quarantines, NULL AS release_rows, NULL AS release_holds, NULL AS new_recoveries, NULL AS put_kinds,
-  NULL AS put_queues, NULL AS close_writers;
+  NULL AS put_queues, NULL AS set_queues, NULL AS close_writers;
 CREATE TEMP TRIGGER apply_upkeep INSTEAD OF INSERT ON batch_upkeep BEGIN
 
   UPDATE jobs SET claimable = 1
@@ -456,11 +522,27 @@ CREATE TEMP TRIGGER apply_upkeep INSTEAD OF INSERT ON batch_upkeep BEGIN
   SELECT value->>0, coalesce(value->>1, ''), value->>2 FROM jsonb_each(NEW.put_kinds) WHERE true
       ON CONFLICT DO NOTHING;
 
-  INSERT INTO queues (queue, slots, per_engine_slots, priority, rate, updated_at)
-  SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5 FROM jsonb_each(NEW.put_queues) WHERE true
+  -- A queue's revision is one more than the one that was seen: what follows another one is refused.
+  INSERT INTO queues (queue, slots, per_engine_slots, priority, rate, updated_at, defined_at, defined_by, revision)
+  SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>5, value->>6, 1 + (value->>7)
+    FROM jsonb_each(NEW.put_queues) WHERE true
       ON CONFLICT (queue) DO UPDATE
      SET slots = excluded.slots, per_engine_slots = excluded.per_engine_slots, priority = excluded.priority,
-         rate = excluded.rate, updated_at = excluded.updated_at;
+         rate = excluded.rate, updated_at = excluded.updated_at, defined_at = excluded.defined_at,
+         defined_by = excluded.defined_by, revision = excluded.revision,
+         previous = CASE WHEN queues.defined_by IS NULL THEN NULL ELSE json_object(
+           'slots', queues.slots, 'per_engine_slots', queues.per_engine_slots, 'priority', queues.priority,
+           'rate', json(queues.rate), 'by', queues.defined_by, 'at', queues.defined_at) END
+   WHERE queues.revision = excluded.revision - 1;
+  SELECT RAISE(ABORT, 'refused:put_queues') WHERE changes() <> coalesce(json_array_length(NEW.put_queues), 0);
+  INSERT INTO queues (queue, paused, override, override_by, revision, updated_at)
+  SELECT value->>0, value->>1, value->>2, value->>3, 1 + (value->>4), value->>5
+    FROM jsonb_each(NEW.set_queues) WHERE true
+      ON CONFLICT (queue) DO UPDATE
+     SET paused = excluded.paused, override = excluded.override, override_by = excluded.override_by,
+         revision = excluded.revision, updated_at = excluded.updated_at
+   WHERE queues.revision = excluded.revision - 1;
+  SELECT RAISE(ABORT, 'refused:set_queues') WHERE changes() <> coalesce(json_array_length(NEW.set_queues), 0);
 
   UPDATE engines SET state = 'stopped', ended_at = r.at
     FROM (SELECT value->>0 AS engine_id, value->>1 AS at FROM jsonb_each(NEW.close_writers)) AS r

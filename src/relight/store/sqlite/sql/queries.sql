@@ -66,9 +66,91 @@ WITH RECURSIVE q (queue) AS (
   SELECT (SELECT min(jobs.queue) FROM jobs WHERE claimable = 1 AND jobs.queue > q.queue) FROM q WHERE q.queue IS NOT NULL)
 SELECT '[' || coalesce(group_concat(json_quote(queue), ','), '') || ']' FROM q WHERE queue IS NOT NULL;
 
+-- name: partitioned_queues
+-- A loose scan of jobs_partitioned, which has only jobs with a partition key.
+WITH RECURSIVE q (queue) AS (
+  SELECT min(queue) FROM jobs WHERE claimable = 1 AND partition_key IS NOT NULL
+  UNION ALL
+  SELECT (SELECT min(jobs.queue) FROM jobs WHERE claimable = 1 AND partition_key IS NOT NULL AND jobs.queue > q.queue)
+    FROM q WHERE q.queue IS NOT NULL)
+SELECT '[' || coalesce(group_concat(json_quote(queue), ','), '') || ']' FROM q WHERE queue IS NOT NULL;
+
+-- name: priority_below
+-- One probe of jobs_claimable; what this engine cannot take is passed over.
+SELECT json_array((SELECT priority FROM jobs AS j
+   WHERE claimable = 1 AND queue = :queue AND priority < :below
+     AND kind IN (SELECT value FROM json_each(:kinds))
+     AND (begun = 0 OR :versions IS NULL OR json_array(kind, version) IN (SELECT value FROM json_each(:versions)))
+     AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = j.job_id AND q.released_at IS NULL)
+   ORDER BY priority DESC LIMIT 1));
+
+-- name: partitions_in_turn
+-- A loose scan of jobs_claimable from behind the partition key that was served last, and round: one probe for each key.
+WITH RECURSIVE
+  served (part) AS (
+    SELECT coalesce((SELECT partition_key FROM turns WHERE queue = :queue AND priority = :priority), '')),
+  behind (part, n) AS (
+    SELECT part, 0 FROM served
+    UNION ALL
+    SELECT (SELECT coalesce(j.partition_key, '') FROM jobs AS j
+             WHERE j.claimable = 1 AND j.queue = :queue AND j.priority = :priority
+               AND coalesce(j.partition_key, '') > behind.part
+               AND j.kind IN (SELECT value FROM json_each(:kinds))
+               AND (j.begun = 0 OR :versions IS NULL OR json_array(j.kind, j.version) IN (SELECT value FROM json_each(:versions)))
+               AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = j.job_id AND q.released_at IS NULL)
+             ORDER BY coalesce(j.partition_key, '') LIMIT 1), n + 1
+      FROM behind WHERE part IS NOT NULL AND n < :limit),
+  before (part, n) AS (
+    SELECT (SELECT coalesce(j.partition_key, '') FROM jobs AS j
+             WHERE j.claimable = 1 AND j.queue = :queue AND j.priority = :priority
+               AND coalesce(j.partition_key, '') <= (SELECT part FROM served)
+               AND j.kind IN (SELECT value FROM json_each(:kinds))
+               AND (j.begun = 0 OR :versions IS NULL OR json_array(j.kind, j.version) IN (SELECT value FROM json_each(:versions)))
+               AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = j.job_id AND q.released_at IS NULL)
+             ORDER BY coalesce(j.partition_key, '') LIMIT 1), 1
+    UNION ALL
+    SELECT (SELECT coalesce(j.partition_key, '') FROM jobs AS j
+             WHERE j.claimable = 1 AND j.queue = :queue AND j.priority = :priority
+               AND coalesce(j.partition_key, '') > before.part
+               AND coalesce(j.partition_key, '') <= (SELECT part FROM served)
+               AND j.kind IN (SELECT value FROM json_each(:kinds))
+               AND (j.begun = 0 OR :versions IS NULL OR json_array(j.kind, j.version) IN (SELECT value FROM json_each(:versions)))
+               AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = j.job_id AND q.released_at IS NULL)
+             ORDER BY coalesce(j.partition_key, '') LIMIT 1), n + 1
+      FROM before WHERE part IS NOT NULL AND n < :limit)
+SELECT '[' || coalesce(group_concat(json_quote(part), ','), '') || ']' FROM (
+  SELECT part FROM (SELECT part, n, 0 AS round FROM behind WHERE n > 0 UNION ALL SELECT part, n, 1 FROM before)
+   WHERE part IS NOT NULL ORDER BY round, n LIMIT :limit);
+
+-- name: claimable_of
+-- For each of some partition keys its first jobs, in the order of jobs_claimable, which has them side by side.
+SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
+  SELECT j.row FROM json_each(:parts) AS p JOIN job_json AS j
+      ON j.job_id IN (
+        SELECT f.job_id FROM jobs AS f
+         WHERE f.claimable = 1 AND f.queue = :queue AND f.priority = :priority AND coalesce(f.partition_key, '') = p.value
+           AND f.kind IN (SELECT value FROM json_each(:kinds))
+           AND (f.begun = 0 OR :versions IS NULL OR json_array(f.kind, f.version) IN (SELECT value FROM json_each(:versions)))
+           AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = f.job_id AND q.released_at IS NULL)
+         ORDER BY f.ready_at, f.job_id LIMIT :each)
+   ORDER BY p.key, j.ready_at, j.job_id);
+
+-- name: rate_window
+-- The primary key of rate_starts: its end, and the first of those that the next starts have to leave behind.
+SELECT json_array(coalesce((SELECT min(number) FROM rate_starts
+                             WHERE queue = :queue
+                               AND number > (SELECT max(number) FROM rate_starts WHERE queue = :queue) - :n), 0),
+                  coalesce((SELECT max(number) FROM rate_starts WHERE queue = :queue), 0),
+                  coalesce((SELECT started_at FROM rate_starts WHERE queue = :queue ORDER BY number DESC LIMIT 1), 0),
+                  json((SELECT '[' || coalesce(group_concat(started_at, ','), '') || ']' FROM (
+                    SELECT started_at FROM rate_starts
+                     WHERE queue = :queue AND number > (SELECT max(number) FROM rate_starts WHERE queue = :queue) - :n
+                     ORDER BY number LIMIT :limit))));
+
 -- name: claimable
--- jobs_claimable in its own order; kinds that this engine does not know are passed over, and jobs that began under versions
--- that it does not have (:versions holds JSON arrays as texts; NULL: any). What is claimable is due: that was
+-- jobs_claimable in its own order, where no job has a partition key; kinds that this engine does not know are passed over,
+-- and jobs that began under versions that it does not have (:versions holds JSON arrays as texts; NULL: any). What is
+-- claimable is due: that was
 -- decided when it became so, and no clock that is set back later takes it away again.
 SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
   SELECT row FROM job_json AS j
@@ -76,7 +158,7 @@ SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
      AND kind IN (SELECT value FROM json_each(:kinds))
      AND (begun = 0 OR :versions IS NULL OR json_array(kind, version) IN (SELECT value FROM json_each(:versions)))
      AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = j.job_id AND q.released_at IS NULL)
-   ORDER BY priority DESC, ready_at, job_id LIMIT :limit);
+   ORDER BY priority DESC, coalesce(partition_key, ''), ready_at, job_id LIMIT :limit);
 
 -- name: begun_versions
 -- How many jobs that have begun and not ended there are of each version of each kind; jobs by state, on jobs_by_state.
@@ -98,7 +180,7 @@ SELECT '[' || coalesce(group_concat(json_quote(job_id), ','), '') || ']' FROM (
      AND kind IN (SELECT value FROM json_each(:kinds))
      AND (begun = 0 OR :versions IS NULL OR json_array(kind, version) IN (SELECT value FROM json_each(:versions)))
      AND NOT EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = j.job_id AND q.released_at IS NULL)
-   ORDER BY priority DESC, ready_at, job_id LIMIT :limit);
+   ORDER BY priority DESC, coalesce(partition_key, ''), ready_at, job_id LIMIT :limit);
 
 -- name: queue_load
 -- Running jobs of a queue by engine, on jobs_running_in; what is set aside holds no slot.
@@ -114,10 +196,10 @@ SELECT '[' || coalesce(group_concat(json_array(job_id, updated_at), ','), '') ||
   SELECT job_id, updated_at FROM jobs INDEXED BY jobs_running_in WHERE state = 'running' AND queue = :queue ORDER BY updated_at LIMIT :limit);
 
 -- name: ahead_in_line
--- How many claimable jobs of the queue come before this one.
+-- How many claimable jobs of the queue come before this one; of its priority, those of its own partition key.
 SELECT json_array(count(*)) FROM jobs
  WHERE claimable = 1 AND queue = :queue
-   AND (priority > :priority OR (priority = :priority AND (ready_at < :ready_at OR (ready_at = :ready_at AND job_id < :job_id))));
+   AND (priority > :priority OR (priority = :priority AND coalesce(partition_key, '') = :part AND (ready_at < :ready_at OR (ready_at = :ready_at AND job_id < :job_id))));
 
 -- name: next_due
 -- The first timer of a job put away, and the first deadline: two index probes. Quarantined jobs have neither.
@@ -312,6 +394,10 @@ SELECT '[' || coalesce(group_concat(json_array(kind, version), ','), '') || ']' 
 -- Every queue defined here.
 SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM queue_json;
 
+-- name: is_used
+-- A scan until the first is found, asked only about a name that nobody defined, for an operator.
+SELECT json_array(EXISTS (SELECT 1 FROM jobs WHERE queue = :queue));
+
 -- name: quarantine
 -- Rows set aside and not released, or those of one job.
 SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM quarantine_json
@@ -454,6 +540,18 @@ SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
   SELECT json_array(job_id, name, CASE WHEN length(value) <= :inline THEN value END) AS row
     FROM published
    WHERE (job_id, name) > (:job_id, :name) AND job_id <= :upto ORDER BY job_id, name LIMIT :limit);
+
+-- name: audit_copies
+-- Steps of some forks that no run of theirs made, beside the source's, both by primary key. A failed step that the source
+-- opened again is no difference.
+SELECT '[' || coalesce(group_concat(json_array(job_id, step_key), ','), '') || ']' FROM (
+  SELECT c.job_id, c.step_key FROM json_each(:pairs) AS p JOIN steps AS c ON c.job_id = p.value->>0
+    LEFT JOIN steps AS s ON s.job_id = p.value->>1 AND s.step_key = c.step_key
+   WHERE NOT EXISTS (SELECT 1 FROM runs WHERE runs.run_id = c.run_id AND runs.job_id = c.job_id)
+     AND (s.job_id IS NULL
+          OR (c.state = 'completed' AND (s.state <> 'completed' OR s.kind <> c.kind OR s.outcome IS NOT c.outcome))
+          OR (c.state = 'failed' AND s.state = 'failed' AND s.error IS NOT c.error))
+   LIMIT :limit);
 
 -- name: audit_events
 -- Events of jobs after (job, seq), on events_by_job: the rest of one job's, then those of later jobs, merged without a sort.

@@ -8,7 +8,7 @@ CREATE TEMP VIEW job_json AS SELECT jobs.*, json_array(
   max_stalls, stalls, stalled_at_checkpoint, probation, held_by, cancel_code, cancel_reason, cancel_by, deadline_at,
   idempotency_key, partition_key, inputs, inputs_hash, outputs, error, issues, tags, trace_id, parent_job_id,
   parent_step_key, detached, progress, protocol_id, profile_id, capability_profile_id, access_mode, safety_mode,
-  entity_refs, planned_operations, metrics, task_schema_version, created_at, updated_at, completed_at) AS row
+  entity_refs, planned_operations, metrics, task_schema_version, created_at, updated_at, completed_at, accepting) AS row
   FROM jobs;
 
 -- For lists: the same without inputs and outputs.
@@ -17,7 +17,7 @@ CREATE TEMP VIEW job_head_json AS SELECT jobs.*, json_array(
   max_stalls, stalls, stalled_at_checkpoint, probation, held_by, cancel_code, cancel_reason, cancel_by, deadline_at,
   idempotency_key, partition_key, NULL, inputs_hash, NULL, error, issues, tags, trace_id, parent_job_id,
   parent_step_key, detached, progress, protocol_id, profile_id, capability_profile_id, access_mode, safety_mode,
-  entity_refs, planned_operations, metrics, task_schema_version, created_at, updated_at, completed_at) AS row
+  entity_refs, planned_operations, metrics, task_schema_version, created_at, updated_at, completed_at, accepting) AS row
   FROM jobs;
 
 CREATE TEMP VIEW run_json AS SELECT runs.*, json_array(
@@ -50,7 +50,8 @@ CREATE TEMP VIEW recovery_json AS SELECT recoveries.*, json_array(
   recovery_id, engine_id, engines, scanned, stalled, in_doubt, quarantined, started_at, duration_ms) AS row FROM recoveries;
 
 CREATE TEMP VIEW queue_json AS SELECT queues.*, json_array(
-  queue, slots, per_engine_slots, priority, rate, paused, updated_at) AS row FROM queues;
+  queue, slots, per_engine_slots, priority, rate, paused, updated_at, defined_by, defined_at, previous, override, override_by,
+  revision) AS row FROM queues;
 
 CREATE TEMP VIEW event_json AS SELECT events.*, json_array(
   seq, event_id, type, ts, actor, actor_id, trace_id, job_id, run_id, step_key, model_id, engine_id, payload, writer_id,
