@@ -44,6 +44,7 @@ NEWS = {
             "wake_jobs",
             "move_jobs",
             "cancel_jobs",
+            "route_jobs",
             "end_jobs",
             "wake_due",
             "put_queues",
