@@ -215,7 +215,7 @@ def test_a_job_goes_on_under_another_version_only_by_an_operator_s_word(store_fa
         job = engine.submit(queue="versions", version="1")
         run = engine.claim(job)
 
-        def route(ref: JobRef, seen: str | None, version: str | None) -> Exception | None:
+        def route(ref: JobRef, seen: str | None, version: str | None) -> BaseException | None:
             [error] = world.client().outcomes(cs.AcceptVersion(job=ref, seen=seen, version=version, who=ANN))
             return error
 
