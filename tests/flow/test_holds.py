@@ -10,7 +10,7 @@ from relight import Engine, Job, step, workflow
 from relight.clock import rfc3339
 from relight.core.commands.engines import JudgeEngineNow
 from relight.engine.operator import fence_engine
-from relight.engine.supervisor import Watch
+from relight.engine.watch import Watch
 from relight.model import EngineState, JobState, Verdict
 
 LONG_LEASE = 90

@@ -269,3 +269,18 @@ def test_now_in_a_step_is_the_engines_time() -> None:
         return look()
 
     assert run_inline(looks, clock=clock) > time.time() + 86_000
+
+
+def test_time_is_skipped_until_a_rate_leaves_room(tmp_path: Path) -> None:
+    @workflow
+    def limited() -> int:
+        return 1
+
+    clock = ManualClock()
+    queue = Queue("slow", rate=Rate(1, per_seconds=3600))
+    with Engine(str(tmp_path / "jobs.db"), workflows=[limited], queues=[queue], clock=clock) as engine:
+        began = clock.now()
+        jobs = [engine.submit(limited, queue="slow") for _ in range(3)]
+        drain(engine)
+        assert [job.state() for job in jobs] == [JobState.COMPLETED] * 3
+        assert clock.now() >= began + timedelta(hours=2)

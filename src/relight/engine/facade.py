@@ -31,7 +31,8 @@ from relight.engine.incarnation import Incarnation, Ports
 from relight.engine.recovery import describe
 from relight.engine.rest import Listener
 from relight.engine.runner import Conductor
-from relight.engine.supervisor import Beat, Supervisor, Watch
+from relight.engine.supervisor import Supervisor
+from relight.engine.watch import Beat, Watch
 from relight.errors import GateClosed, GateError, InvalidArgument, RelightError
 from relight.ids import EngineId, Ids, JobId, RandomIds
 from relight.model import GateState, QueueRecord

@@ -54,13 +54,11 @@ class Attention:
         self.watch_passes = 0
 
 
-def rest_of(
-    engine: Incarnation, next_timer_ms: int | None, look_again_at: int, claim_again_at: int | None
-) -> Rest | None:
+def rest_of(engine: Incarnation, next_timer_ms: int | None, look_again_at: int, rate_timer: int | None) -> Rest | None:
     """Return how an engine rests whose supervisor has nothing due, or None when something is under way.
 
     ``next_timer_ms`` is the first timer of a job that is not in memory, on the wall clock; ``look_again_at`` when the
-    supervisor means to look for other processes' commits, 0 for never; ``claim_again_at`` when a rate leaves room again.
+    supervisor means to look for other processes' commits, 0 for never; ``rate_timer`` when a queue's rate leaves room again.
     """
     if not engine.gate.is_open or engine.draining or engine.degraded is not None or engine.claiming:
         return None
@@ -77,9 +75,10 @@ def rest_of(
     moves = [waiter.until for waiter in waiters if waiter.until is not None]
     if next_timer_ms is not None:
         moves.append(next_timer_ms)
-    claims_at = claim_again_at if claim_again_at is not None and claim_again_at > now else None
-    moves_by = [now + min(moves) - wall + 1] if moves else []
-    moves_at = min([*moves_by, *([] if claims_at is None else [claims_at])], default=None)
+    moves_at = now + min(moves) - wall + 1 if moves else None
+    claims_at = rate_timer if rate_timer is not None and rate_timer > now else None
+    if claims_at is not None:
+        moves_at = claims_at if moves_at is None else min(moves_at, claims_at)
     looks = [waiter.put_away_at for waiter in waiters if waiter.put_away_at > now]
     looks += [at for at in (look_again_at, moves_at) if at]
     return Rest(min(looks, default=None), moves_at, claims_at)

@@ -23,17 +23,6 @@ from relight.store.store import Store
 if TYPE_CHECKING:
     pass
 
-START_PATIENCE_SECONDS = 10.0
-"""How long a start waits for a store that refuses to take the engine's row."""
-LEAVE_MS = 2000
-"""How long a stop waits for async runs that outlived the drain to leave by cancellation."""
-AGAIN_MS = 250
-"""How long a run waits before it asks a store again that refused."""
-
-
-def _nothing() -> None:
-    pass
-
 
 class Shelf:
     """The reading side of an incarnation."""

@@ -31,7 +31,7 @@ from relight.engine.incarnation import Incarnation
 from relight.engine.loop import EngineLoop
 from relight.engine.pool import Pool
 from relight.engine.runner import Conductor
-from relight.engine.supervisor import Watch
+from relight.engine.watch import Watch
 from relight.errors import WaitTimeout
 from relight.store.journal import Journal
 from relight.store.tickets import Latch

@@ -11,7 +11,7 @@ from relight.engine.facade import AsyncEngine, Engine
 from relight.engine.incarnation import Incarnation
 from relight.engine.rest import Rest
 from relight.engine.run import Run
-from relight.engine.supervisor import Watch
+from relight.engine.watch import Watch
 from relight.errors import InvalidArgument, WaitTimeout
 from relight.ids import short
 from relight.model import FINAL_STATES, JobRecord, JobState, StepRecord, StepState

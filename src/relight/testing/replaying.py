@@ -150,7 +150,8 @@ def assert_replays(workflow: Any, file: str | os.PathLike[str]) -> None:
             seen.over.set()
 
         inside._settle = settled  # type: ignore[method-assign]
-        candidate = Candidate(history.as_job(), call.workflow.spec.version, history.as_steps(), ())
+        version = call.workflow.spec.version
+        candidate = Candidate(history.as_job(), version, history.as_steps(), limits=(), rate=None, turn=None, terms=0)
         inside.start_runs([(candidate, inside.ids.uuid7(inside.clock.now_ms()))])
         if not seen.over.wait(PATIENCE_SECONDS):
             raise WaitTimeout(f"{history.kind} still replays {path} after {PATIENCE_SECONDS:g} s", summary="replaying")
