@@ -10,16 +10,16 @@ INSERT INTO jobs (job_id, kind, version, queue, priority, ready_at, claimable, o
                   idempotency_key, partition_key, inputs, inputs_hash, tags, trace_id, parent_job_id, parent_step_key,
                   detached, metrics, created_at, updated_at, state, status_reason)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?21,
-        'queued', 'submitted')
+        'queued', ?22)
 
 -- name: start_runs
--- As claim, the job's half: (job_id, run_id, engine_id, attempt, at, version).
+-- As claim, the job's half: (job_id, run_id, engine_id, attempt, at, version, terms).
 UPDATE jobs SET state = 'running', status_reason = 'claimed', claimable = 0, ready_at = NULL, begun = 1,
-                run_id = ?2, updated_at = ?5, version = ?6 WHERE job_id = ?1 AND attempt = ?4
+                run_id = ?2, updated_at = ?5, version = ?6 WHERE job_id = ?1 AND attempt = ?4 AND ?7 IS ?7
 
 -- name: new_runs
--- As claim, the run's half. (?6 is named so that the statement takes as many values as the row has.)
-INSERT INTO runs (run_id, job_id, engine_id, attempt, state, started_at) SELECT ?2, ?1, ?3, ?4, 'running', ?5 WHERE ?6 IS ?6
+-- As claim, the run's half. (?6 and ?7 are named so that the statement takes as many values as the row has.)
+INSERT INTO runs (run_id, job_id, engine_id, attempt, state, started_at) SELECT ?2, ?1, ?3, ?4, 'running', ?5 WHERE ?6 IS ?6 AND ?7 IS ?7
 
 -- name: begin_steps
 -- As the begin of a step; the order of values is that of BeginStep.

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import relight
-from relight import errors, model
+from relight import errors, model, testing
 
 
 def words(text: str) -> list[str]:
@@ -227,6 +227,35 @@ def test_everything_in_all_is_there_and_says_what_it_is() -> None:
         found = getattr(relight, name)
         if name not in ("__version__", "log"):
             assert inspect.getdoc(found), name
+
+
+TESTING = {
+    "ManualClock": "*, skip",
+    "ManualClock.advance": "seconds",
+    "ManualClock.now": "",
+    "run_inline": "wf, /, *args, replace, resources, signals, answers, clock",
+    "drain": "engine, *, timeout_seconds",
+    "crash_points": "scenario, *, store, **engine_kwargs",
+    "CrashRun.crash_then_restart": "**engine_kwargs",
+    "assert_replays": "workflow, file",
+}
+
+
+@pytest.mark.parametrize("name", TESTING)
+def test_the_test_kit_is_called_as_it_is_written(name: str) -> None:
+    owner, _, method = name.partition(".")
+    found = getattr(testing, owner)
+    bound = bool(method)
+    found = inspect.getattr_static(found, method) if method else found
+    assert written(inspect.signature(found), bound=bound) == TESTING[name]
+
+
+def test_the_test_kit_is_exactly_this() -> None:
+    assert sorted(testing.__all__) == words(
+        "CrashRun ManualClock SimulatedCrash assert_replays crash_points drain run_inline"
+    )
+    assert issubclass(testing.SimulatedCrash, BaseException)
+    assert not issubclass(testing.SimulatedCrash, Exception)
 
 
 def test_star_import_brings_exactly_all() -> None:

@@ -95,6 +95,7 @@ SHAPES = {
     "schema_upgraded": ("from_version to_version", ""),
     "queue_changed": ("queue", "changes before before_by"),
     "mismatch_accepted": ("recorded_hash now_hash detail", ""),
+    "version_accepted": ("recorded_version now_version", ""),
     "kind_registered": ("job_kind", "version"),
     "workflow_replaced": ("job_kind code_ref", ""),
     "external_created": ("name", "expires_at"),

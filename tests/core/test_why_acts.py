@@ -229,7 +229,7 @@ def situations(draw: st.DrawFn) -> Facts:
 VERBS = {"answer", "signal", "resume", "retry", "release", "cancel", "fail"}
 
 
-def act_of(command: str) -> Act:
+def act_of(command: str, job: JobRecord) -> Act:
     words = command.split()
     assert words[0] == "relight"
     if words[1] == "engines":
@@ -245,6 +245,8 @@ def act_of(command: str) -> Act:
     assert words[2] == "…f36877"
     if "--force" in words:
         return Act.FORCE
+    if "--accept" in words and job.state is JobState.QUEUED:
+        return Act.REROUTE
     return Act.SETTLE if "--done" in words or "--not-done" in words else Act(words[1])
 
 
@@ -258,12 +260,12 @@ class TestEverySituation:
         for text in (why.summary, *(cause.detail for cause in why.causes), summary_of(case.job)):
             assert text.strip() and text.isprintable()
         offered = actions(why)
-        assert {act_of(command) for command in offered} == allowed_acts(case.job, case)
+        assert {act_of(command, case.job) for command in offered} == allowed_acts(case.job, case)
         assert len(offered) == len(set(offered))
 
     @given(situations())
     def test_a_command_stands_beside_one_cause_only(self, case: Facts) -> None:
-        acts = [{act_of(command) for command in cause.actions} for cause in explain(case).causes]
+        acts = [{act_of(command, case.job) for command in cause.actions} for cause in explain(case).causes]
         assert sum(len(some) for some in acts) == len(set().union(*acts))
 
     @given(situations(), st.sampled_from(Act))

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from relight import Client, Engine, Job
 from relight.authoring.outside import engine_stopped
 from relight.core.failure import Failure, read_failure
-from relight.engine.supervisor import Watch
+from relight.engine.watch import Watch
 from relight.errors import StorageUnavailable
 from relight.model import DecisionRecord, JobRecord, JobState, RunRecord, StepRecord
 from relight.recorder.verify import verify_store

@@ -9,7 +9,7 @@ import pytest
 from tests.flow.kit import Rig
 from tests.flow.test_mismatch import CALLS, begun, replayed, stopped
 
-from relight import Job, sleep, step, wait_signal, workflow
+from relight import Job, external, poll, sleep, step, wait_signal, workflow
 from relight.errors import IllegalTransition
 from relight.model import JobState
 
@@ -139,6 +139,41 @@ def test_an_acceptance_is_for_the_code_of_that_run_not_for_all_time(rig: Rig) ->
     job = engine.job(job.id)
     job.resume(by="ann")
     assert job.result(timeout_seconds=20) == ["a 1", "b 2"]
+
+
+def before(first: Any) -> Any:
+    """Return the old workflow with something new in front."""
+
+    @workflow(name="flow")
+    def new(n: int) -> list[str]:
+        first()
+        return old.__wrapped__(n)  # type: ignore[attr-defined, no-any-return]
+
+    return new
+
+
+NEW_WAITS = {
+    "token": lambda: external("scan", type=int),
+    "poll": lambda: poll(checked, 0, until=lambda n: n > 0, every_seconds=0.01),
+    "signals": lambda: wait_signal("this", "that", timeout_seconds=0, default=None),
+}
+
+
+@step
+def checked(n: int) -> int:
+    return n + 1
+
+
+@pytest.mark.parametrize("what", list(NEW_WAITS))
+def test_whatever_is_new_in_front_of_finished_steps_runs_now(rig: Rig, what: str) -> None:
+    _, job = begun(rig, old, 1)
+    engine, job = replayed(rig, before(NEW_WAITS[what]), job)
+    told_of = stopped(rig, job, "step_inserted")
+    assert "is new, but call#0 after it is already done" in told_of
+    CALLS.clear()
+    accepted(rig, engine, job)
+    assert job.result(timeout_seconds=20) == ["a 1", "b 1", "c 1"]
+    assert [name for name in CALLS if name != "extra"] == ["c 1"]
 
 
 @pytest.mark.parametrize(("new", "first"), [(new_step_first, "extra"), (new_wait_first, None)])

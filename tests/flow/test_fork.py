@@ -10,8 +10,24 @@ import msgspec
 import pytest
 from tests.flow.kit import Rig
 
-from relight import AsyncEngine, Job, ask, now, parallel, sleep, start, step, wait_signal, workflow
-from relight.errors import InvalidArgument, JobFailed, NotFound
+from relight import (
+    AsyncEngine,
+    Job,
+    ask,
+    branch,
+    external,
+    issue,
+    now,
+    parallel,
+    publish,
+    race,
+    sleep,
+    start,
+    step,
+    wait_signal,
+    workflow,
+)
+from relight.errors import Conflict, InvalidArgument, JobFailed, NotFound
 from relight.model import JobState, StepState
 
 CALLS: list[str] = []
@@ -161,6 +177,132 @@ def test_arms_are_taken_over_with_their_branches(rig: Rig) -> None:
     fork = job.fork(from_step="note#0")
     assert fork.result(timeout_seconds=20) == first
     assert CALLS == ["merge"]
+
+
+@workflow
+def scans(n: int) -> list[Any]:
+    first = note("first", n)
+    token = external("scan", type=int)
+    publish("token", token.token)
+    note("order")
+    clean = token.wait()
+    return [first, clean, note("last")]
+
+
+def token_of(job: Job[Any]) -> str:
+    token: str = job.published("token", type=str, timeout_seconds=10)
+    return token
+
+
+def test_a_fork_hands_out_a_token_of_its_own_while_the_source_s_is_open(rig: Rig) -> None:
+    engine = rig.start(scans)
+    job = engine.submit(scans, 1)
+    rig.until_put_away(job)
+    for from_step in (None, "wait:scan#0"):
+        with pytest.raises(Conflict, match=r"note#1 of scans .* relight fork \S+ --from external:scan#0"):
+            job.fork(from_step=from_step)
+    CALLS.clear()
+    fork = job.fork(from_step="external:scan#0")
+    rig.until_put_away(fork)
+    assert CALLS == ["order"] and token_of(fork) != token_of(job)
+    engine.complete(token_of(job), 7)
+    assert job.result(timeout_seconds=20) == [2, 7, 1]
+    assert rig.row(fork).state is JobState.QUEUED, "the source's answer is not the fork's"
+    engine.complete(token_of(fork), 8)
+    assert fork.result(timeout_seconds=20) == [2, 8, 1]
+
+
+def test_a_token_that_had_its_answer_is_taken_over_with_it(rig: Rig) -> None:
+    engine = rig.start(scans)
+    job = engine.submit(scans, 1)
+    rig.until_put_away(job)
+    engine.complete(token_of(job), 7)
+    assert job.result(timeout_seconds=20) == [2, 7, 1]
+    CALLS.clear()
+    fork = job.fork(from_step="note#2")
+    assert fork.result(timeout_seconds=20) == [2, 7, 1]
+    assert CALLS == ["last"]
+    assert token_of(fork) == token_of(job), "its body publishes anew"
+    again = fork.fork()
+    assert again.result(timeout_seconds=20) == [2, 7, 1]
+    with pytest.raises(Conflict, match="--from external:scan#0"):
+        job.fork(from_step="wait:scan#0")  # when that began, the token was open
+
+
+@workflow
+def competes(n: int) -> list[Any]:
+    first, second = branch(lone, "quick"), branch(slow, "slow")
+    winner = race(first, second)
+    return [winner, note("after")]
+
+
+@step
+def lone(name: str) -> str:
+    CALLS.append(name)
+    return name
+
+
+def slow(name: str) -> str:
+    lone(f"{name} begins")
+    sleep(3600)
+    return lone(name)
+
+
+def test_a_decided_race_stays_decided_in_a_fork_and_one_that_was_not_is_run_again(rig: Rig) -> None:
+    engine = rig.start(competes)
+    job = engine.submit(competes, 1)
+    assert job.result(timeout_seconds=20) == [0, 1]
+    CALLS.clear()
+    fork = job.fork(from_step="note#0")
+    assert fork.result(timeout_seconds=20) == [0, 1]
+    assert CALLS == ["after"]
+    CALLS.clear()
+    again = job.fork(from_step="b0/lone#0")
+    assert again.result(timeout_seconds=20) == [0, 1]
+    assert {"quick", "after"} <= set(CALLS)
+    CALLS.clear()
+    whole = job.fork()
+    assert whole.result(timeout_seconds=20) == [0, 1]
+    assert CALLS == []
+
+
+@workflow
+def several(n: int) -> list[Any]:
+    first = wait_signal("stop", "go")
+    failing = parallel(fragile, range(3), max_failed=1)
+    issue("odd", "noted in the body")
+    return [first.name, len(failing.ok), note("end")]
+
+
+@step
+def fragile(i: int) -> int:
+    if i == 1:
+        raise ValueError("one")
+    return i
+
+
+def test_waits_for_several_names_tolerated_failures_and_issues_are_the_fork_s_too(rig: Rig) -> None:
+    engine = rig.start(several)
+    job = engine.submit(several, 1)
+    rig.until_put_away(job)
+    job.signal("go", 1)
+    assert job.result(timeout_seconds=20) == ["go", 2, 1]
+    parts = {key for key in rig.steps(job) if "!" in key}
+    assert parts, "the second name has a row of its own"
+    for from_step, called in (("note#0", ["end"]), (None, [])):
+        CALLS.clear()
+        fork = job.fork(from_step=from_step)
+        assert fork.result(timeout_seconds=20) == ["go", 2, 1]
+        assert called == CALLS
+        assert parts <= set(rig.steps(fork))
+        assert rig.row(fork).state is JobState.COMPLETED_WITH_ISSUES
+        assert rig.row(fork).issues == rig.row(job).issues
+    early = job.fork(from_step=next(key for key in rig.steps(job) if key.startswith("signal:") and "!" not in key))
+    rig.until_put_away(early)
+    early.signal("stop", 1)
+    assert early.result(timeout_seconds=20) == ["stop", 2, 1], "the wait and all its rows begin anew"
+    with pytest.raises(InvalidArgument, match="It has"):
+        job.fork(from_step=next(iter(parts)))
 
 
 def test_a_fork_survives_a_crash_before_its_first_run(rig: Rig) -> None:

@@ -10,7 +10,7 @@ from relight import Engine, Job, step, workflow
 from relight.clock import rfc3339
 from relight.core.commands.engines import JudgeEngineNow
 from relight.engine.operator import fence_engine
-from relight.engine.supervisor import Watch
+from relight.engine.watch import Watch
 from relight.model import EngineState, JobState, Verdict
 
 LONG_LEASE = 90
@@ -72,8 +72,8 @@ def test_a_job_goes_on_at_once_when_an_operator_vouches_for_its_owner_s_death_he
     _, judge, done = held(rig)
     silent = rig.row(done).held_by
     assert silent is not None
-    fence_engine(judge.core, silent, by="ada", force=True)
     begun.clear()
+    fence_engine(judge.core, silent, by="ada", force=True)
     wait_for(begun)  # called again, while the first call of it is still under way: as the operator wanted it
     go.set()
     assert judge.job(done.id).result(timeout_seconds=15) == "done"

@@ -10,7 +10,8 @@ from tests.flow.kit import Rig
 
 from relight import Client, step, wait_signal, workflow
 from relight.authoring.registry import Registry, version_order
-from relight.errors import KindDuplicate
+from relight.errors import IllegalTransition, KindDuplicate
+from relight.ids import short
 from relight.model import JobState
 
 
@@ -84,6 +85,93 @@ def test_a_stalled_job_too_goes_on_under_its_own_version(rig: Rig) -> None:
     engine.job(job.id).signal("go", "on")
     other = rig.start(old, name="old")
     assert other.job(job.id).result(timeout_seconds=10) == "a by 1: on"
+
+
+@pytest.mark.parametrize(("began", "now"), [("1", "2"), (None, "2"), ("2", None)], ids=str)
+def test_an_operator_may_let_another_version_take_a_job(rig: Rig, began: str | None, now: str | None) -> None:
+    old, new = version(began), version(now)
+    engine = rig.start(old)
+    job = engine.submit(old, "a")
+    rig.until_put_away(job)
+    with pytest.raises(IllegalTransition, match="nothing to accept"):
+        engine.core.resume(job.id, by="ann", accept=True)  # there is an engine that has its version
+    rig.stop(engine)
+    with rig.client() as client, pytest.raises(IllegalTransition, match="nothing to accept"):
+        client.core.resume(job.id, by="ann", accept=True)  # there is none at all, so no version to choose
+    engine = rig.start(new, *([version("0")] if now else []))  # of several, the newest takes it
+    job = engine.job(job.id)
+    [resume] = [act for cause in job.why().causes for act in cause.actions if "--accept" in act]
+    assert resume == f"relight resume {short(job.id)} --accept"
+    engine.core.resume(job.id, by="ann", accept=True)
+    job.signal("go", "on")
+    assert job.result(timeout_seconds=10) == f"a by {now}: on"
+    assert rig.row(job).version == now
+    [told] = rig.events(job, "version_accepted")
+    assert (told.actor, told.actor_id) == ("human", "ann")
+    assert msgspec.json.decode(told.payload) == {"recorded_version": began, "now_version": now}
+
+
+def test_under_another_version_a_difference_still_stops_the_job_until_it_is_accepted_too(rig: Rig) -> None:
+    @step
+    def say(text: str) -> str:
+        return text
+
+    @workflow(name="index", version="1")
+    def old() -> str:
+        first = say("a")
+        wait_signal("go", type=str)
+        return first
+
+    @workflow(name="index", version="2")
+    def new() -> str:
+        first = say("b")
+        wait_signal("go", type=str)
+        return first
+
+    engine = rig.start(old)
+    job = engine.submit(old)
+    rig.until_put_away(job)
+    rig.stop(engine)
+    engine = rig.start(new)
+    job = engine.job(job.id)
+    engine.core.resume(job.id, by="ann", accept=True)
+    job.signal("go", "on")
+    rig.until(job, JobState.AWAITING_USER, "history_mismatch:arguments")
+    engine.core.resume(job.id, by="ann", accept=True)
+    assert job.result(timeout_seconds=10) == "a"
+
+
+def test_keys_that_take_turns_leave_what_began_under_another_version_alone(rig: Rig) -> None:
+    old, new = version("1"), version("2")
+    engine = rig.start(old)
+    begun = [engine.submit(old.bind("a").options(partition_key=key)) for key in ("p", "q")]
+    for job in begun:
+        rig.until_put_away(job)
+    rig.stop(engine)
+    engine = rig.start(new)
+    for job in begun:
+        engine.job(job.id).signal("go", "on")
+    for key in ("p", "q", "r"):
+        fresh = engine.submit(new.bind("b").options(partition_key=key))
+        fresh.signal("go", "on")
+        assert fresh.result(timeout_seconds=10) == "b by 2: on"
+    assert {rig.row(job).state for job in begun} == {JobState.QUEUED}
+    back = rig.start(old, name="old")
+    assert [back.job(job.id).result(timeout_seconds=10) for job in begun] == ["a by 1: on"] * 2
+
+
+def test_a_fork_has_not_begun_and_takes_the_newest_version(rig: Rig) -> None:
+    old, new = version("1"), version("2")
+    engine = rig.start(old)
+    job = engine.submit(old, "a")
+    job.signal("go", "on")
+    assert job.result(timeout_seconds=10) == "a by 1: on"
+    rig.stop(engine)
+    with rig.client() as client:
+        fork = client.job(job.id).fork()
+    engine = rig.start(old, new)
+    assert engine.job(fork.id).result(timeout_seconds=10) == "a by 2: on", "and what was taken over is not done again"
+    assert rig.row(fork).version == "2"
 
 
 def test_a_job_submitted_by_other_code_takes_the_version_of_the_engine_that_begins_it(rig: Rig) -> None:

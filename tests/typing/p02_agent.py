@@ -18,6 +18,7 @@ from relight import (
     cleanup,
     current_step,
     log,
+    publish,
     step,
     wait_signal,
     workflow,
@@ -137,6 +138,7 @@ async def agent(goal: str) -> str:
             if said is not None:
                 history.append(Message("user", said))
             reply = await think(history)
+            publish("history", history)
             if reply.tool is None:
                 return reply.text or ""
             log.info("turn %s uses %s", turn, reply.tool)
@@ -153,5 +155,7 @@ async def main() -> None:
         await job.signal("user", "make it Friday", by="ben", idempotency_key="chat-17")
         await job.cancel("user closed the tab", by="ben")
         print((await job.why()).summary)
+        talk: list[Message] = await job.published("history", type=list[Message], timeout_seconds=10)
+        print(len(talk))
         async for event in job.events(follow=True):
             print(event.type, event.payload)

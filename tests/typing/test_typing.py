@@ -1,6 +1,6 @@
 """Programs written as users write them: they must type-check strictly, and marked mistakes must not.
 
-Every file and package in this folder is a program that has to type-check; `test_programs_run.py` also runs some. In
+Every file and package in this folder is a program that has to type-check; `tests/test_programs.py` also runs them. In
 `must_not_check*.py` each line that ends with `# E<number> …` must be an error, and no other line may be.
 `make types` checks the programs too, together with `src`.
 """

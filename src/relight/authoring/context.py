@@ -158,6 +158,10 @@ class RunPort(Protocol):
         """Tell whether the job was asked to end, or the present try is past its time."""
         ...
 
+    def wall_ms(self) -> int:
+        """Read the engine's clock, for code inside steps."""
+        ...
+
     def default_limit(self) -> int:
         """Return how many arms run at once when nothing is said."""
         ...

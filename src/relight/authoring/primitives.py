@@ -31,10 +31,12 @@ MAX_NOTE = 1000
 
 
 def now() -> datetime:
-    """Return the time, aware, in UTC. In a workflow's body it is recorded, and a replay sees the same."""
+    """Return the time, aware, in UTC, by the engine's clock. In a workflow's body it is recorded: a replay sees the same."""
     scope = SCOPE.get()
-    if scope is None or scope.step is not None:
+    if scope is None:
         return datetime.now(UTC)
+    if scope.step is not None:
+        return to_datetime(scope.run.wall_ms())
     key = scope.branch.next_key("now")
     got: int = scope.run.drive_value(waits.recorded_now(scope.run.history, scope.run.ref, key))  # type: ignore[attr-defined]
     return to_datetime(got)

@@ -50,6 +50,8 @@ class Registry:
         self._workflows: dict[tuple[str, str | None], BaseWorkflow[..., Any]] = {}
         self._newest: dict[str, BaseWorkflow[..., Any]] = {}
         self._signatures: dict[tuple[Any, bool], Signature] = {}
+        self.takes_children = False
+        """Whether a workflow is registered by being started as a child: for jobs that tests run inline."""
         for each in workflows:
             if isinstance(each, ModuleType):
                 for workflow in workflows_in(each):
@@ -76,10 +78,10 @@ class Registry:
                 kind=kind,
             )
         self.signature(workflow.spec.function)
-        self._workflows[(kind, version)] = workflow
+        self._workflows = {**self._workflows, (kind, version): workflow}  # others may be reading the old ones
         newest = self._newest.get(kind)
         if newest is None or version_order(newest.spec.version) <= version_order(version):
-            self._newest[kind] = workflow
+            self._newest = {**self._newest, kind: workflow}
 
     def renew(self, workflow: BaseWorkflow[..., Any]) -> bool:
         """Take a workflow of ``__main__`` in place of the one of its kind and version, if there was one; tell whether.
@@ -112,6 +114,12 @@ class Registry:
         """Return just this version of a kind's workflow, or None; having no version is a version, too."""
         return self._workflows.get((kind, version))
 
+    def knows(self, workflow: BaseWorkflow[..., Any]) -> bool:
+        """Tell whether a child's kind is known here; where children are taken as they come, it is from now on."""
+        if self.takes_children:
+            self.add(workflow)
+        return workflow.kind in self._newest
+
     def signature(self, fn: Callable[..., Any], *, skip_self: bool = False) -> Signature:
         """Return a function's compiled signature. Raises ``RegistrationError``."""
         found = self._signatures.get((fn, skip_self))
@@ -126,13 +134,12 @@ class Registry:
         Raises ``InvalidArgument`` for a value of another type, ``NotSerializable`` and ``PayloadTooLarge``.
         """
         wanted = self.types.find(type_name)
-        plain = self.codecs.for_type(type(value), what=what)
         try:
             codec = None if wanted is UNKNOWN else self.codecs.for_type(wanted, what=what)
         except RegistrationError:
             codec = None  # by the codecs that are in force here; those of the job decide
         if codec is None:
-            return plain.encode(value, what=what).decode()
+            return self.codecs.encode_any(value, what=what).decode()
         try:
             return codec.round_trip(value, what=what)[0].decode()
         except PayloadTooLarge:
@@ -140,7 +147,7 @@ class Registry:
         except PayloadError as refused:
             misfit = refused  # or it is plain JSON of that type: a mapping for a dataclass
         try:
-            data = plain.encode(value, what=what)
+            data = self.codecs.encode_any(value, what=what)
             codec.decode(data, what=what)
         except NotSerializable:
             pass

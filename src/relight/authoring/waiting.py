@@ -40,8 +40,7 @@ def milliseconds(name: str, seconds: float | None) -> int | None:
 
 
 def _text_of(scope: Scope, value: object, what: str) -> str:
-    codec = scope.run.registry_for().for_type(type(value), what=what)
-    return str(codec.encode(value, what=what), "utf-8")
+    return str(scope.run.registry_for().encode_any(value, what=what), "utf-8")
 
 
 class _Sleep:

@@ -46,9 +46,9 @@ def _act(store: str | None, by: str | None, address: str, do: Callable[[Core, Jo
 @click.option(
     "--accept",
     is_flag=True,
-    help="Go on under the present code, although the record differs: finished steps keep their outcome.",
+    help="Go on under the present code, although the record or the version differs: finished steps keep their outcome.",
 )
-@bulk_options(JobState.STALLED, JobState.AWAITING_USER)
+@bulk_options(JobState.STALLED, JobState.AWAITING_USER, JobState.QUEUED)
 @by_option
 @store_option
 def resume(
@@ -65,7 +65,8 @@ def resume(
     """Queue a stalled, held or stopped job again; or settle a step in doubt.
 
     A job that only waited for that answer goes on by itself. One that is held is resumed once nothing in it is in doubt.
-    With filters instead of a JOB: many stalled jobs (--state awaiting_user: many stopped by a history mismatch).
+    With filters instead of a JOB: many stalled jobs (--state awaiting_user: many stopped by a history mismatch; --accept
+    --state queued: many whose version no live engine has, which then go on under the newest there is).
     """
     which = read_filter(**filters)
     one_or_many(job, which, yes=yes)

@@ -21,8 +21,8 @@ from relight.cli.loading import Target, load
 from relight.cli.options import json_option, store_option
 from relight.cli.output import say, say_json, visible
 from relight.cli.queues import defined_words, in_force, operator_words, queue_object
+from relight.core.able import kinds_of
 from relight.core.terms import terms_of
-from relight.core.why_line import kinds_of
 from relight.core.why_words import count, listed
 from relight.errors import RelightError
 from relight.ids import short

@@ -11,7 +11,6 @@ from relight.errors import InvalidArgument
 
 LATER: Final[Mapping[str, str]] = {
     "bundle": "relight show, why and events --json give what it would hold",
-    "export": "relight events --job JOB --json gives a job's history",
     "serve": "relight jobs, show, why and events look into a store",
     "sql": "relight jobs and events print JSON for any tool",
 }

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from relight.client.steering import Steering
+from relight.core.able import other_versions
 from relight.core.changes import Who
 from relight.core.commands import Command
 from relight.core.commands.steering import decide_resume, is_acceptable
@@ -34,11 +35,15 @@ class Bulk(Steering):
     def resumable(self, which: JobFilter, *, accept: bool = False) -> Iterator[JobRecord]:
         """Yield the jobs that ``resume_all`` would resume, the newest first: stalled ones that nobody holds any more.
 
-        With ``accept`` those stopped by a mismatch that can be accepted. Rows that cannot be read are left out.
+        With ``accept`` those stopped by a mismatch that can be accepted; and queued ones, if that state is named, whose
+        version no live engine has. Rows that cannot be read are left out.
         """
         states = which.states or (JobState.AWAITING_USER if accept else JobState.STALLED,)
+        with self.store.reading() as reads:
+            engines = reads.engines(limit=0)
+        now_ms = self.clock.now_ms()
         for job in self._jobs(replace(which, states=states)):
-            if is_acceptable(job) if accept else _resumes(job):
+            if (is_acceptable(job) or other_versions(job, engines, now_ms)) if accept else _resumes(job):
                 yield job
 
     def retriable(self, which: JobFilter) -> Iterator[JobRecord]:

@@ -37,6 +37,11 @@ class Ends:
         """Whether nobody is called any more."""
         return self._stopping
 
+    @property
+    def awaited(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._waiting)
+
     def wait_for(self, job_id: JobId, call: Callable[[], None]) -> None:
         """Call back once the job has ended; at once if it has."""
         with self._changed:

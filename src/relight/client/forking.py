@@ -3,12 +3,13 @@
 What is taken over is every step finished before the chosen one *began*, in commit order, so that the new job stands where
 the old one stood then: its code finds those outcomes (messages read, answers given, children started and their results
 among them) and calls everything after them. Without a chosen step all that finished is taken over, but for the failures
-that ended the job: like a retry, beside the job instead of in it.
+that ended the job: like a retry, beside the job instead of in it. The fork has not begun yet: it is claimed under the newest
+version of its kind that there is, and replay finds out whether the record fits. What exactly is taken over: ``core/forks.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -16,23 +17,16 @@ import msgspec
 from relight.client.submitting import Submitting
 from relight.codec import canonical_hash
 from relight.core.commands.jobs import ForkJob, SubmitJob
-from relight.core.commands.steering import failures_that_ended, ref_of
+from relight.core.commands.steering import ref_of
 from relight.core.flow import STOWED
-from relight.errors import Conflict, Fenced, InvalidArgument, StorageCorrupt
+from relight.core.forks import BEGIN, END, Story, steps_to_copy, token_text
+from relight.errors import Conflict, Fenced, StorageCorrupt
 from relight.ids import JobId, StepKey, short
-from relight.model import FINISHED_STEPS, EventRecord, JobRecord, StepRecord
+from relight.model import JobRecord, StepKind
 from relight.store.reads import EventFilter
 
 TRIES = 8
 """How often a fork is decided anew when its source keeps moving."""
-
-SHOWN = 20
-
-_BEGIN = ("step_began", "sleep_started", "wait_started")
-_END = (
-    *("step_finished", "step_failed", "step_reconciled", "step_abandoned"),
-    *("signal_consumed", "child_finished", "decision_expired"),
-)
 
 Edit = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Makes new arguments, as JSON values by name, of the recorded ones."""
@@ -46,7 +40,8 @@ class Forking(Submitting):
 
         ``from_step`` is the first step that is called again. ``edit`` changes the arguments: steps taken over that depend on
         them then differ from their record, and the job stops for an operator there. Raises ``NotFound``,
-        ``InvalidArgument`` for a step that is not recorded. Events: ``job_accepted``, and ``job_forked`` in the source.
+        ``InvalidArgument`` for a step that is not recorded, ``Conflict`` when an open token stands before what is taken over.
+        Events: ``job_accepted``, and ``job_forked`` in the source.
         """
         self.before_submit()
         for attempt in range(TRIES):
@@ -66,8 +61,10 @@ class Forking(Submitting):
         source = self.find(job_id)
         with self.store.reading(snapshot=True) as reads:
             steps = reads.steps(job_id)
-            told = reads.events(EventFilter(job_id=job_id, types=(*_BEGIN, *_END), limit=0))
-        kept = steps_to_copy(source, steps, told, from_step)
+            told = reads.events(EventFilter(job_id=job_id, types=(*BEGIN, *END), limit=0))
+            texts = [token_text(step) for step in steps if step.kind is StepKind.TOKEN and step.outcome]
+            tokens = {text: token for text in texts if (token := reads.token(text)) is not None}
+        kept = steps_to_copy(source, Story(steps, told, tokens), from_step)
         return ForkJob(
             source=ref_of(source),
             new=self._new_job(source, by, edit),
@@ -114,41 +111,3 @@ class Forking(Submitting):
                 f"the arguments of {short(source.job_id)} are missing: relight verify", job_id=source.job_id
             )
         return found
-
-
-def steps_to_copy(
-    source: JobRecord, steps: Sequence[StepRecord], told: Sequence[EventRecord], from_step: str | None
-) -> list[StepKey]:
-    """Return the keys of the steps that a fork takes over, in the order in which they began.
-
-    Raises ``InvalidArgument`` for a step that is not recorded.
-    """
-    finished = [step for step in steps if step.state in FINISHED_STEPS]
-    if from_step is None:
-        opened = set(failures_that_ended(source.error, steps))
-        return [step.step_key for step in finished if step.step_key not in opened]
-    chosen = next((step for step in steps if step.step_key == from_step), None)
-    if chosen is None or "?" in from_step:
-        keys = [step.step_key for step in steps if "?" not in step.step_key]
-        more = f" and {len(keys) - SHOWN:,} more (relight show)" if len(keys) > SHOWN else ""
-        raise InvalidArgument(
-            f"{source.kind} {short(source.job_id)} has no step {from_step!r:.100}. It has: {', '.join(keys[:SHOWN]) or 'none yet'}{more}",
-            job_id=source.job_id,
-        )
-    began = min((event.seq for event in told if event.step_key == from_step and event.type in _BEGIN), default=None)
-    ended: dict[str, int] = {}
-    for event in told:
-        if event.step_key is not None and event.type in _END:
-            ended[event.step_key] = event.seq
-    kept = []
-    for step in finished:
-        if step.step_key == from_step:
-            continue
-        seq = ended.get(step.step_key)
-        if seq is not None and began is not None:
-            before = seq < began
-        else:  # values and sleeps end without an event, copied steps have none of their own: their times tell
-            before = step.ended_at is not None and step.ended_at <= chosen.begun_at
-        if before:
-            kept.append(step.step_key)
-    return kept

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from relight.authoring.children import job_error
 from relight.client.blocking import in_thread, refuse_on_any_loop
 from relight.client.core import Core
+from relight.clock import SystemClock
 from relight.core.flow import STOWED
 from relight.errors import InvalidArgument, StorageUnavailable, WaitTimeout
 from relight.ids import JobId, short
@@ -17,6 +18,9 @@ from relight.model import FINAL_STATES, Event, JobInfo, JobRecord, JobState, Why
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 FOREVER_SECONDS = 1e9
+
+_PATIENCE = SystemClock()
+"""What a caller's patience is measured by: real time, also where a test's clock skips the job's."""
 
 
 def _timeout(seconds: float | None) -> float | None:
@@ -105,7 +109,7 @@ class Job(_Handle[R_co]):
         """
         refuse_on_any_loop("result()", "Use AsyncEngine or AsyncClient, and: await job.result()")
         _timeout(timeout_seconds)
-        deadline = None if timeout_seconds is None else self._core.clock.mono_ms() / 1000 + timeout_seconds
+        deadline = None if timeout_seconds is None else _PATIENCE.mono_ms() / 1000 + timeout_seconds
         job = self._core.find(self.id)
         while job.state not in FINAL_STATES and not self._core.ends.stopped:
             self._wait_for_end(timeout_seconds, deadline)
@@ -116,7 +120,7 @@ class Job(_Handle[R_co]):
         over = threading.Event()
         self._core.ends.wait_for(JobId(self.id), over.set)
         try:
-            if not over.wait(None if deadline is None else max(deadline - self._core.clock.mono_ms() / 1000, 0)):
+            if not over.wait(None if deadline is None else max(deadline - _PATIENCE.mono_ms() / 1000, 0)):
                 raise self._timed_out(timeout_seconds)
         except KeyboardInterrupt as interrupt:
             interrupt.add_note(

@@ -10,12 +10,14 @@ from collections.abc import Callable
 
 import msgspec
 
-from relight.authoring.registry import check_text, is_text
+from relight.authoring.registry import check_text, is_text, version_order
 from relight.client.session import Session
 from relight.clock import to_datetime
+from relight.core.able import other_versions
 from relight.core.changes import Who
 from relight.core.commands import Command
 from relight.core.commands.steering import (
+    AcceptVersion,
     GiveDecision,
     SendSignal,
     SettleDoubt,
@@ -27,7 +29,8 @@ from relight.core.commands.steering import (
     ref_of,
 )
 from relight.core.flow import DOUBT_OPTIONS, digest
-from relight.core.keys import check_name
+from relight.core.history import History
+from relight.core.keys import branch_of, check_name
 from relight.errors import (
     Conflict,
     Fenced,
@@ -143,7 +146,11 @@ class Steering(Session):
             return reads.decisions(job_id)
 
     def resume(self, job_id: str, *, by: str | None, accept: bool = False) -> None:
-        """Queue a stalled or mismatched job again. ``accept``: it goes on although its code and its record differ."""
+        """Queue a stalled or mismatched job again.
+
+        ``accept``: it goes on although its code and its record differ; or, if it waits because no live engine has the
+        version under which it began, under the newest one that they have.
+        """
         who = self.who(by)
         self._act(job_id, lambda job: self.accepting(job, who) if accept else decide_resume(job, who))
 
@@ -165,9 +172,20 @@ class Steering(Session):
         return decide_retry(job, who, failures_that_ended(job.error, steps, all_failed=all_failed))
 
     def accepting(self, job: JobRecord, who: Who) -> Command:
-        """Return the command that accepts the mismatch which stopped a job."""
+        """Return the command that accepts what stopped a job: a mismatch, or that no live engine has its version.
+
+        Of several versions that engines have, the newest takes it.
+        """
         with self.store.reading() as reads:
-            abandoned = [s.step_key for s in reads.steps(job.job_id) if s.state is StepState.ABANDONED]
+            steps = reads.steps(job.job_id)
+            versions = other_versions(job, reads.engines(limit=0), self.clock.now_ms())
+        if versions:
+            newest = max((version or None for version in versions), key=version_order)
+            return AcceptVersion(job=ref_of(job), seen=job.version, version=newest, who=who)
+        cut = History(steps)
+        abandoned = [
+            s.step_key for s in steps if s.state is StepState.ABANDONED and not cut.has_lost(branch_of(s.step_key))
+        ]
         return decide_accept(job, who, abandoned)
 
     def answer(

@@ -94,11 +94,7 @@ class ValueCodec:
         except Exception as error:  # boundary: pydantic serializers run in here
             fault = find_fault(packed) or as_fault(error)
             raise _refusal(what, fault) from fault.origin
-        if len(data) > self._max_bytes:
-            size = f"{len(data) / 2**20:,.1f} MiB, more than max_payload_bytes ({self._max_bytes / 2**20:,.1f} MiB)"
-            raise PayloadTooLarge(
-                f"{what} has {size}. Write it to a file and pass its Path", what=what, size_bytes=len(data)
-            )
+        _check_size(what, len(data), self._max_bytes)
         if self._floats and b"null" in data and value is not None:
             bad_number = find_nonfinite(value)
             if bad_number is not None:
@@ -146,6 +142,12 @@ class ValueCodec:
         return f"{what}{place} does not fit {show(self.annotation)}: {fault.reason}"
 
 
+def _check_size(what: str, size: int, limit: int) -> None:
+    if size > limit:
+        told = f"{size / 2**20:,.1f} MiB, more than max_payload_bytes ({limit / 2**20:,.1f} MiB)"
+        raise PayloadTooLarge(f"{what} has {told}. Write it to a file and pass its Path", what=what, size_bytes=size)
+
+
 def _refusal(what: str, fault: Fault) -> NotSerializable:
     return NotSerializable(sentence(what, fault), what=what, path=fault.path)
 
@@ -189,6 +191,34 @@ class CodecRegistry:
         if known is None:
             known = self._known[annotation] = self._compiled(annotation, what)
         return known
+
+    def encode_any(self, value: object, *, what: str) -> bytes:
+        """Write a value that nothing is declared for, by what it is: to be read as whatever its reader declares.
+
+        Raises ``NotSerializable`` and ``PayloadTooLarge``.
+        """
+        plain = self.for_type(Any, what=what)
+        try:
+            return plain.encode(value, what=what)
+        except NotSerializable as refused:
+            try:
+                packed = self._packed(value, what, "")
+            except RegistrationError:
+                raise refused from None  # of a class that cannot be stored
+            except RecursionError:
+                raise _refusal(what, find_cycle(value) or Fault("nested too deeply")) from None
+        data = _encode(packed)
+        _check_size(what, len(data), self.max_payload_bytes)
+        return data
+
+    def _packed(self, value: object, what: str, path: str) -> Any:
+        """Return a value with each part that is not plain JSON as its own codec writes it."""
+        if isinstance(value, list | tuple):
+            return [self._packed(item, what, f"{path}[{i}]") for i, item in enumerate(value)]
+        if type(value) is dict and all(isinstance(key, str) for key in value):
+            return {key: self._packed(item, what, f"{path}.{key}") for key, item in value.items()}
+        place = f"{what} at {path}" if path else what
+        return msgspec.Raw(self.for_type(type(value), what=place).encode(value, what=place))
 
     def _compiled(self, annotation: Any, what: str) -> ValueCodec:
         try:

@@ -93,6 +93,7 @@ REFUSED: dict[str, Callable[[Ground], Command]] = {
     ),
     "put_queues": lambda g: cq.DefineQueue(queue=QueueRecord(queue="known"), seen=None, by="late", who=g.engine.who),
     "set_queues": lambda g: cq.SteerQueue(queue="known", seen=None, paused=True, override={}, who=ANN),
+    "route_jobs": lambda g: cs.AcceptVersion(job=g.queued, seen=None, version="2", who=ANN),
     "begin_steps": lambda g: g.engine.beginning(g.run),
     "update_steps": lambda g: g.engine.finishing_step(g.run),
     "new_signals": lambda g: g.engine.signal_command(g.ended, "go"),

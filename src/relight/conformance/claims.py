@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from relight.conformance.world import Engine, StoreFactory, World
+from relight.conformance.world import ANN, Engine, StoreFactory, World
 from relight.core.commands import JobRef
+from relight.core.commands import steering as cs
 from relight.core.queue_rows import QueueLimit
 from relight.errors import Conflict
 from relight.model import JobState, RunState
+from relight.store.reads import EventFilter
 
 
 def refused(error: BaseException | None) -> bool:
@@ -203,6 +205,68 @@ def test_a_job_that_has_begun_is_left_to_its_own_version(store_factory: StoreFac
             [error] = engine.outcomes(engine.claiming(job, version=other))
             assert refused(error)
         engine.claim(job)
+
+
+def test_a_job_goes_on_under_another_version_only_by_an_operator_s_word(store_factory: StoreFactory) -> None:
+    with World(store_factory) as world:
+        engine = world.open_engine()
+        now = world.clock.now_ms()
+        fresh = engine.submit(queue="versions", version="1")
+        job = engine.submit(queue="versions", version="1")
+        run = engine.claim(job)
+
+        def route(ref: JobRef, seen: str | None, version: str | None) -> BaseException | None:
+            [error] = world.client().outcomes(cs.AcceptVersion(job=ref, seen=seen, version=version, who=ANN))
+            return error
+
+        assert refused(route(run, "1", "2")), "not while it runs"
+        engine.put_away(run, ready_at=now)
+        assert refused(route(fresh, "1", "2")), "one that has not begun has no version yet"
+        assert refused(route(job, None, "2")) and refused(route(job, "2", "3")), "it has another version"
+        assert route(job, "1", None) is None and world.job(job).version is None
+        assert route(job, None, "2") is None and world.job(job).version == "2"
+        with world.store.reading() as reads:
+            of_job = EventFilter(job_id=job.job_id, types=("version_accepted",))
+            told = [event.payload for event in reads.events(of_job)]
+        assert told == [
+            '{"recorded_version":"1","now_version":null}',
+            '{"recorded_version":null,"now_version":"2"}',
+        ]
+        [error] = engine.outcomes(engine.claiming(job, version="1"))
+        assert refused(error)
+        engine.claim(job, version="2")
+
+
+def test_keys_take_turns_among_the_versions_that_an_engine_has(store_factory: StoreFactory) -> None:
+    with World(store_factory) as world:
+        engine = world.open_engine()
+        now = world.clock.now_ms()
+        begun = {
+            version: engine.submit(queue="turns", version=version, partition_key=f"k{version}", priority=int(version))
+            for version in ("1", "2")
+        }
+        for version, job in begun.items():
+            engine.put_away(engine.claim(job, version=version), ready_at=now)
+        fresh = engine.submit(queue="turns", version="1", partition_key="k1")
+
+        def found(*versions: tuple[str, str | None]) -> list[tuple[int, list[str], list[str]]]:
+            """Walk a queue as a claim does: each priority, its keys, their jobs."""
+            walk: list[tuple[int, list[str], list[str]]] = []
+            kinds = ["census"]
+            with world.store.reading() as reads:
+                below = reads.priority_below("turns", kinds, 1 << 31, versions=versions)
+                while below is not None:
+                    parts = reads.partitions_in_turn("turns", below, kinds, 9, versions=versions)
+                    jobs = reads.claimable_of("turns", below, parts, kinds, 9, versions=versions)
+                    walk.append((below, parts, [job.job_id for job in jobs]))
+                    below = reads.priority_below("turns", kinds, below, versions=versions)
+            return walk
+
+        new = (0, ["k1"], [fresh.job_id])
+        assert found(("census", "2")) == [(2, ["k2"], [begun["2"].job_id]), new]
+        assert found(("census", "1")) == [(1, ["k1"], [begun["1"].job_id]), new]
+        assert found(("census", None)) == [new]
+        assert len(found(("census", "1"), ("census", "2"))) == 3
 
 
 def test_a_job_that_has_not_begun_takes_the_version_that_it_is_claimed_under(store_factory: StoreFactory) -> None:

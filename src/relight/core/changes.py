@@ -308,6 +308,16 @@ class CancelJob(Row, frozen=True, array_like=True):
     at: int
 
 
+class RouteJob(Row, frozen=True, array_like=True):
+    """A queued job that has begun goes on under another version of its kind than ``seen``, the one it has."""
+
+    op = "route_jobs"
+    job_id: str
+    seen: str | None
+    version: str | None
+    at: int
+
+
 class JudgeEngine(Row, frozen=True, array_like=True):
     """A verdict on another engine: compare-and-set on its state and on the very beat that was judged.
 
@@ -511,6 +521,7 @@ OPS: tuple[type[Row], ...] = (
     ReopenStep,
     WakeJob,
     CancelJob,
+    RouteJob,
     WakeDue,
     JudgeEngine,
     SetGate,

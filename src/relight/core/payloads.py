@@ -432,6 +432,15 @@ class HistoryMismatch(EventPayload, frozen=True, kw_only=True):
     detail: str
 
 
+class VersionAccepted(EventPayload, frozen=True, kw_only=True):
+    """A job that began under one version of its kind may go on under another one, of which there are engines."""
+
+    kind = "version_accepted"
+    actors = OPERATOR_OR_SYSTEM
+    recorded_version: str | None
+    now_version: str | None
+
+
 class MismatchAccepted(EventPayload, frozen=True, kw_only=True):
     """A run went on where its code and its record differ, because an operator had accepted that. Hashes as above."""
 

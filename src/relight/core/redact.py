@@ -66,6 +66,13 @@ def redact(text: str, *, limit: int = 500) -> str:
     """
     if limit < 1:
         raise ValueError(f"limit must be 1 or more, not {limit}")
+    shown = _redacted(text, limit)
+    while shown.endswith(CUT_MARK) and (again := _redacted(shown, limit)) != shown:
+        shown = again  # what the cut left looks like something else now; each time the text gets shorter, or has a token more
+    return shown
+
+
+def _redacted(text: str, limit: int) -> str:
     keyed, option, shaped = patterns()
     text = nfc(_CONTROL.sub(_escaped, text))
     text = keyed.sub(_hide_keyed, text)

@@ -13,6 +13,7 @@ from enum import StrEnum
 
 import msgspec
 
+from relight.core.able import other_versions
 from relight.core.commands.steering import MISMATCH, is_acceptable
 from relight.core.transitions import NEVER_LEFT, By, is_legal
 from relight.core.why_facts import Facts
@@ -46,6 +47,8 @@ class Act(StrEnum):
     COMPLETE = "complete"
     """Answer a token that the job handed out and waits for, or say that somebody is still at work on it."""
     RESUME = "resume"
+    REROUTE = "reroute"
+    """Let another version of its kind take it than the one under which it began."""
     RETRY = "retry"
     RELEASE = "release"
     """Take its row out of quarantine."""
@@ -81,6 +84,8 @@ def allowed_acts(job: JobRecord, facts: Facts) -> frozenset[Act]:
         acts.add(Act.SIGNAL)
     if awaited_tokens(facts):
         acts.add(Act.COMPLETE)
+    if other_versions(job, facts.engines, facts.now_ms):
+        acts.add(Act.REROUTE)
     if is_paused(facts):
         acts.add(Act.UNPAUSE)
     if engine_to_fence(facts) is not None:
@@ -189,6 +194,8 @@ def commands(act: Act, facts: Facts) -> list[str]:
             ]
         case Act.RESUME:
             return [f"relight resume {job}", *([f"relight resume {job} --accept"] if is_acceptable(facts.job) else [])]
+        case Act.REROUTE:
+            return [f"relight resume {job} --accept"]
         case Act.RETRY:
             failed = facts.store.counts.failed > 1
             return [f"relight retry {job}", *([f"relight retry {job} --all-failed"] if failed else [])]

@@ -13,11 +13,12 @@ from typing import Any
 
 import msgspec
 
+from relight.core.able import heard_of
 from relight.core.why_acts import Act
 from relight.core.why_facts import Facts, Mark
 from relight.core.why_words import Words, number, plain
 from relight.ids import short
-from relight.model import EngineRecord, EngineState, JobRecord, RunRecord
+from relight.model import EngineRecord, JobRecord, RunRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ class Case:
 
     def heard_of(self) -> list[EngineRecord]:
         """Return the live engines whose lease has not run out."""
-        return [e for e in self.facts.engines if e.state is EngineState.LIVE and e.lease_until >= self.facts.now_ms]
+        return heard_of(self.facts.engines, self.facts.now_ms)
 
     def mark(self, kind: str, step_key: str | None = None) -> Mark | None:
         """Return the last event of a kind, of one step if it is named."""
@@ -108,17 +109,6 @@ def read_map(text: str | None) -> Mapping[str, Any]:
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def read_list(text: str | None) -> list[Any]:
-    """Read a JSON array; anything else is empty."""
-    if text is None:
-        return []
-    try:
-        value = msgspec.json.decode(text)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return []
-    return value if isinstance(value, list) else []
 
 
 def failure_words(text: str | None) -> str | None:

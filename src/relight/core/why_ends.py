@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from relight.core.able import read_list
 from relight.core.why_acts import Act
-from relight.core.why_case import Case, Found, failure_words, read_list, read_map
+from relight.core.why_case import Case, Found, failure_words, read_map
 from relight.core.why_words import count, lasting, listed, plain
 from relight.model import JobState, RunState, StepState
 

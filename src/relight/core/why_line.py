@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from relight.core.able import consumes, fits, kinds_of
 from relight.core.terms import Terms, terms_of
 from relight.core.why_acts import Act
-from relight.core.why_case import Case, Found, engine_words, read_list
+from relight.core.why_case import Case, Found, engine_words
 from relight.core.why_words import count, listed, ordinal, plain
 from relight.ids import short
-from relight.model import EngineRecord, EngineState, GateState, JobRecord
+from relight.model import EngineRecord, EngineState, GateState
 
 
 def line(case: Case) -> list[Found]:
@@ -33,14 +34,14 @@ def nobody_able(case: Case) -> Found | None:
     knowing = [e for e in heard if job.kind in kinds_of(e)]
     if not knowing:
         return _unable(case, "kind_not_registered", heard, _none(heard, "know", f'the kind "{plain(job.kind, 60)}"'))
-    fitting = [e for e in knowing if _fits(job, e)]
+    fitting = [e for e in knowing if fits(job, e)]
     if not fitting:
         versions = sorted({version for e in knowing for version in kinds_of(e)[job.kind]})
         have = listed([f"version {plain(v, 60)}" if v else "one without a version" for v in versions])
         began = f"it began under version {plain(job.version, 60)}" if job.version else "it began without a version"
         because = f"{began}, and the {_live(knowing)} {'has' if len(knowing) == 1 else 'have'} {have}"
-        return _unable(case, "kind_version_not_registered", knowing, because)
-    if not any(_consumes(e, job.queue) for e in fitting):
+        return _unable(case, "kind_version_not_registered", knowing, because, frozenset({Act.REROUTE}))
+    if not any(consumes(e, job.queue) for e in fitting):
         return _unable(case, "no_engine", fitting, _none(fitting, "take", f"from queue {plain(job.queue, 60)}"))
     return None
 
@@ -52,32 +53,7 @@ def gates(case: Case) -> Found | None:
 
 def _able(case: Case) -> list[EngineRecord]:
     job = case.job
-    return [e for e in case.heard_of() if job.kind in kinds_of(e) and _fits(job, e) and _consumes(e, job.queue)]
-
-
-def kinds_of(engine: EngineRecord) -> dict[str, set[str]]:
-    """Return the kinds that an engine registered, each with its versions where they are told (name, or [name, version]).
-
-    Having no version is a version too: an empty text.
-    """
-    found: dict[str, set[str]] = {}
-    for item in read_list(engine.kinds):
-        if isinstance(item, str):
-            found.setdefault(item, set())
-        elif isinstance(item, list) and item and isinstance(item[0], str):
-            versions = found.setdefault(item[0], set())
-            if len(item) > 1:
-                versions.add(str(item[1] or ""))
-    return found
-
-
-def _fits(job: JobRecord, engine: EngineRecord) -> bool:
-    versions = kinds_of(engine)[job.kind]
-    return not job.begun or not versions or (job.version or "") in versions
-
-
-def _consumes(engine: EngineRecord, queue: str) -> bool:
-    return engine.queues is None or queue in read_list(engine.queues)
+    return [e for e in case.heard_of() if job.kind in kinds_of(e) and fits(job, e) and consumes(e, job.queue)]
 
 
 def _live(engines: Sequence[EngineRecord]) -> str:
@@ -94,13 +70,16 @@ def _queued(case: Case) -> str:
     return f"{case.who} is queued {case.words.since(case.waits_since)}"
 
 
-def _unable(case: Case, code: str, engines: Sequence[EngineRecord], because: str) -> Found:
+def _unable(
+    case: Case, code: str, engines: Sequence[EngineRecord], because: str, acts: frozenset[Act] = frozenset()
+) -> Found:
     return Found(
         code=code,
         since=case.waits_since,
         sentence=f"{_queued(case)} and nobody can take it: {because}",
         detail=f"{because} ({listed([engine_words(e) for e in engines])})",
         evidence=case.evidence("job_accepted"),
+        acts=acts,
     )
 
 

@@ -12,6 +12,7 @@ from relight.core.why_facts import LiveStep
 from relight.core.why_line import gates, nobody_able, waiting_thread
 from relight.core.why_waits import left_in_doubt, waits, waits_for_people
 from relight.core.why_words import count, lasting, listed, plain
+from relight.ids import short
 from relight.model import EngineState, JobState, StepRecord, StepState, Verdict
 
 MANY_STEPS = 20_000
@@ -350,11 +351,18 @@ def _mismatch(case: Case) -> Found:
     inserted = code == "step_inserted"
     or_else = "accept the new one" if is_acceptable(case.job) else "fork the job from a step before"
     then = f"start an engine with the old code and resume, or {or_else}"
+    hint = ""
+    if inserted:
+        then = f'to keep the new rule for new jobs, put it behind if patched("…"); {then}'
+        hint = (
+            '. Old code: start an engine with it. New rule only for new jobs: if patched("…"). '
+            f"Run it now all the same: relight resume {short(case.job.job_id)} --accept"
+        )
     since = case.job.updated_at
     return Found(
         code="step_inserted" if inserted else MISMATCH,
         since=since,
-        sentence=f"{case.who} is stopped at {key} {case.words.since(since)}: {detail}",
+        sentence=f"{case.who} is stopped at {key} {case.words.since(since)}: {detail}{hint}",
         detail=f"{detail}; {then}",
         evidence=() if mark is None else (mark.event_id,),
         acts=frozenset({Act.RESUME}),

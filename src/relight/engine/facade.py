@@ -29,7 +29,10 @@ from relight.core.commands.engines import Tell
 from relight.core.commands.steering import ReleaseHeld, ref_of, system
 from relight.engine.incarnation import Incarnation, Ports
 from relight.engine.recovery import describe
-from relight.engine.supervisor import Beat, Supervisor, Watch
+from relight.engine.rest import Listener
+from relight.engine.runner import Conductor
+from relight.engine.supervisor import Supervisor
+from relight.engine.watch import Beat, Watch
 from relight.errors import GateClosed, GateError, InvalidArgument, RelightError
 from relight.ids import EngineId, Ids, JobId, RandomIds
 from relight.model import GateState, QueueRecord
@@ -45,6 +48,8 @@ _LOOK_FOR_SIGNALS_SECONDS = 0.1
 
 class _Host(_Opened):
     """An engine's settings and definitions, and the incarnation that is alive now."""
+
+    conductor: type[Conductor] = Conductor
 
     def __init__(
         self,
@@ -155,6 +160,10 @@ class _Host(_Opened):
             on_fenced=self._on_fenced,
         )
         engine.queues = self._queues
+        engine.attention.awaited = lambda: core.ends.awaited
+        engine.conductor = self.conductor
+        if isinstance(self._clock, Listener):
+            engine.attention.listeners.append(self._clock)
         supervisor, watch, beat = Supervisor(engine), Watch(engine), Beat(engine)
         supervisor.owed_hook = watch.nudge
         engine.open()

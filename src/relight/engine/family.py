@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from relight.authoring.context import SCOPE
-from relight.authoring.workflows import Call
+from relight.authoring.workflows import BaseWorkflow, Call
 from relight.core.changes import Who
 from relight.core.commands import JobRef
 from relight.core.commands.steering import decide_end, system
@@ -35,7 +35,7 @@ class Family:
     def child_command(self, call: Call[Any], parent_key: str, index: int, detached: bool) -> Any:
         """Make the command that submits a child: its id is fixed by the parent and the place of the call."""
         job = self.run.job
-        self._must_be_known(call.workflow.kind)
+        self._must_be_known(call.workflow)
         child_id = derived_uuid7(job.job_id, parent_key, str(index))
         return self.engine.registry.submit_command(
             call,
@@ -46,9 +46,9 @@ class Family:
             parent=(job.job_id, parent_key, detached),
         )
 
-    def _must_be_known(self, kind: str) -> None:
-        registry, store = self.engine.registry, self.engine.store
-        if registry.find(kind) is None:
+    def _must_be_known(self, workflow: BaseWorkflow[..., Any]) -> None:
+        registry, store, kind = self.engine.registry, self.engine.store, workflow.kind
+        if not registry.knows(workflow):
             with store.reading() as reads:
                 known = {name for name, _ in reads.kinds()}
             if kind not in known:

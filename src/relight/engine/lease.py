@@ -27,13 +27,6 @@ from relight.store.tickets import Ticket
 if TYPE_CHECKING:
     from relight.engine.loop import EngineLoop
 
-START_PATIENCE_SECONDS = 10.0
-"""How long a start waits for a store that refuses to take the engine's row."""
-LEAVE_MS = 2000
-"""How long a stop waits for async runs that outlived the drain to leave by cancellation."""
-AGAIN_MS = 250
-"""How long a run waits before it asks a store again that refused."""
-
 
 class Lease:
     """The part of an incarnation that beats and renews."""

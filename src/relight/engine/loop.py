@@ -24,6 +24,9 @@ from relight.store.tickets import Ticket
 
 T = TypeVar("T")
 
+IDLE_SECONDS = 0.05
+"""A loop that does not answer for so long is busy."""
+
 
 class _Loop(asyncio.SelectorEventLoop):
     def call_at(  # type: ignore[override] # mypy asks for a TypeVarTuple that adds nothing here
@@ -115,6 +118,23 @@ class EngineLoop:
         self._woken = False  # before looking: what is put from now on wakes again
         while self._calls:
             self._loop.call_soon(self._calls.popleft())
+
+    def is_idle(self) -> bool:
+        """Tell whether nothing is about to run: every line waits for something. Blocks for a turn of the loop."""
+        looked = threading.Event()
+        seen: list[bool] = []
+
+        def look() -> None:
+            seen.append(not self._loop._ready)  # type: ignore[attr-defined] # nothing public tells
+            looked.set()
+
+        self.call(look)
+        looked.wait(IDLE_SECONDS)
+        return seen == [True]
+
+    def left_tasks(self) -> list[asyncio.Task[Any]]:  # word-ok: asyncio's
+        """Return what has not ended on this loop."""
+        return list(asyncio.all_tasks(self._loop))
 
     def future(self) -> asyncio.Future[Any]:
         """Return a new future of this loop."""

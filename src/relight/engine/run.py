@@ -258,6 +258,20 @@ class Run:
         """Tell whether a line was cut short, or is a branch of one that was."""
         return bool(self.cut) and not self.cut.isdisjoint(lines_to(line))
 
+    # resting
+
+    def rests(self) -> bool:
+        """Tell whether no line of it goes on by itself: all are parked, and what they wait for has not come."""
+        with self.lock:
+            at_rest = self.driving <= 0 if self.spec.is_async else self.busy <= 0
+            waits = all(waiter.looked and waiter.outcome is None for waiter in self.parked)
+            return at_rest and waits and bool(self.parked) and not self.steps and not self.calls
+
+    def waiting(self) -> list[Waiter]:
+        """Return the waits of its parked lines."""
+        with self.lock:
+            return list(self.parked)
+
     # leaving
 
     def wants_to_be_put_away(self, mono_ms: int, settle_ms: int) -> bool | None:

@@ -11,7 +11,7 @@ import contextvars
 import functools
 import inspect
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from relight.authoring.context import SCOPE, Scope, leave_scope
@@ -89,6 +89,10 @@ class Conductor(Family, Saying, Port):
     def open_resource(self, resource: Any) -> Any:
         """Return the open thing behind a resource."""
         return self.engine.resources.get(resource)
+
+    def wall_ms(self) -> int:
+        """Read the engine's clock, for code inside steps."""
+        return self.engine.clock.now_ms()
 
     def default_limit(self) -> int:
         """Return how many arms run at once when nothing is said."""
@@ -571,6 +575,3 @@ class Conductor(Family, Saying, Port):
     def run_arms(self, arms: Sequence[Callable[[], Any]], limit: int) -> list[Any]:
         """Run callables in threads, the caller's among them: so that parents in all threads cannot deadlock."""
         return Arms(self, arms).run(limit)
-
-
-Main = Coroutine[Any, Any, Any]

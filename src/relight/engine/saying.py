@@ -140,7 +140,7 @@ class Saying:
     def publish(self, name: str, value: object) -> None:
         """Make a value readable from outside: recorded in a body, as it comes in a step."""
         what = f"published {name!r}"
-        text = self.engine.registry.codecs.for_type(type(value), what=what).encode(value, what=what).decode()
+        text = self.engine.registry.codecs.encode_any(value, what=what).decode()
         scope = SCOPE.get()
         assert scope is not None
         step = None if scope.step is None else StepKey(scope.step.key)

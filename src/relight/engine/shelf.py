@@ -11,6 +11,7 @@ from relight.authoring.registry import Registry
 from relight.clock import Clock
 from relight.core.commands.jobs import SubmitJob
 from relight.core.flow import STOWED
+from relight.engine.runner import Conductor
 from relight.errors import (
     IdempotencyMismatch,
     StorageCorrupt,
@@ -22,17 +23,6 @@ from relight.store.store import Store
 if TYPE_CHECKING:
     pass
 
-START_PATIENCE_SECONDS = 10.0
-"""How long a start waits for a store that refuses to take the engine's row."""
-LEAVE_MS = 2000
-"""How long a stop waits for async runs that outlived the drain to leave by cancellation."""
-AGAIN_MS = 250
-"""How long a run waits before it asks a store again that refused."""
-
-
-def _nothing() -> None:
-    pass
-
 
 class Shelf:
     """The reading side of an incarnation."""
@@ -41,6 +31,8 @@ class Shelf:
     clock: Clock
     registry: Registry
     _replace: Mapping[Any, Callable[..., Any]]
+    conductor: type[Conductor] = Conductor
+    """What the code inside a job talks to; tests that only replay bring their own."""
 
     def replaced(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return a test's fake for a step's function, or the function."""

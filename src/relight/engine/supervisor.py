@@ -1,38 +1,33 @@
-"""The threads that look after one incarnation: timers, claims and deliveries; recovery, gate and policy; the beat.
+"""The supervisor of one incarnation: timers, claims, and deliveries to whoever waits. Read next: ``watch.py``.
 
-Each is a loop around one step that can be called by hand (``tick``, ``run_once``, ``beat``): the simulator needs no thread.
-A commit of another process is noticed by the store's change token, asked every few milliseconds; our own commits tell
-what they did (``news``).
+A loop around one step that can be called by hand (``tick``): the simulator needs no thread. A commit of another process is
+noticed by the store's change token, asked every few milliseconds; our own commits tell what they did (``news``).
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
-from relight.core import events as ev
-from relight.core.commands import JobRef
-from relight.core.commands.engines import FailGate, OpenGate, Tell, WakeDueJobs
-from relight.core.commands.jobs import ClaimJob, PutJobAway, fresh_run
+from relight.core.commands.engines import WakeDueJobs
+from relight.core.commands.jobs import ClaimJob, fresh_run
 from relight.core.commands.queues import RewindRates
 from relight.core.commands.steering import QuestionTimedOut, decide_end, ref_of, system
 from relight.engine.claimer import Candidate, Room, find_candidates
 from relight.engine.incarnation import Incarnation
-from relight.engine.liveness import Judge
-from relight.engine.policy import act_on_stalled, end_orphans
-from relight.engine.recovery import Recovery, describe
+from relight.engine.recovery import describe
+from relight.engine.rest import rest_of
 from relight.engine.run import End
-from relight.errors import Conflict, Fenced, Overloaded, RelightError, StorageUnavailable
-from relight.ids import JobId, RunId
+from relight.engine.service import RETRY_MS, Service
+from relight.errors import Fenced, Overloaded, RelightError, StorageUnavailable
+from relight.ids import JobId
 from relight.model import JobState
-from relight.store.reads import ALL, Unreadable
+from relight.store.reads import Unreadable
 from relight.store.tickets import Ticket
 
 POLL_MS = 3
 """How often the store is asked whether another process committed: the floor of pickup."""
 OWN_ECHO_MS = 20
 """Beside our own commits, foreign ones are looked for at most this often."""
-RETRY_MS = (100, 250, 500, 1000, 2000, 5000)
 
 CLAIMS, WAITS, TIMERS = "claims", "waits", "timers"
 NEWS = {
@@ -43,6 +38,7 @@ NEWS = {
             "wake_jobs",
             "move_jobs",
             "cancel_jobs",
+            "route_jobs",
             "end_jobs",
             "wake_due",
             "put_queues",
@@ -61,40 +57,30 @@ OWED = frozenset({"release_holds", "release_rows", "judge_engines"})
 for its next turn, a third of a lease at most."""
 
 
-class Supervisor:
+class Supervisor(Service):
     """Timers, claims and deliveries of one incarnation."""
 
+    name = "supervisor"
+
     def __init__(self, engine: Incarnation) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._token: Callable[[], int] | None = None
         self._last_token = -1
-        self._wake = threading.Condition()
-        self._stopping = False
         self._due = {CLAIMS, WAITS, TIMERS}
-        self._nudged = False
         self._own = False
         self._look_again_at = 0
         self._next_timer_ms: int | None = None
+        self._claim_again = False
         self._rate_timer: int | None = None
-        self._thread: threading.Thread | None = None
         self.owed_hook: Callable[[], None] = lambda: None
         engine.on_news = self.news
         engine.nudge_hook = self.nudge
 
-    def start(self) -> None:
-        """Run in a thread."""
-        self._thread = threading.Thread(
-            target=self._run, name=f"relight-supervisor-{self._engine.engine_id[-6:]}", daemon=True
-        )
-        self._thread.start()
-
     def stop(self, *, patience_seconds: float = 5) -> None:
-        """End the thread, and wait for it for a while: it may be waiting for a store that refuses."""
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(patience_seconds)
+        """As a service does, and let go of whoever attends to the engine."""
+        super().stop(patience_seconds=patience_seconds)
+        for listener in self._engine.attention.listeners:
+            listener.left(self._engine)
 
     def nudge(self) -> None:
         """Look now: a slot became free, a line parked, a timer was set, the gate opened."""
@@ -127,15 +113,19 @@ class Supervisor:
                     engine.trouble["supervisor"] = describe(error)
                 self._sleep(RETRY_MS[1])
                 continue
+            if engine.attention.listeners and self._tell_listeners():
+                continue
             next_at = engine.board.next_at()
             left = POLL_MS if next_at is None else min(POLL_MS, next_at - engine.clock.mono_ms())
             self._sleep(left)
 
-    def _sleep(self, ms: int) -> None:
+    def _tell_listeners(self) -> bool:
+        """Tell those who listen whether the engine is at rest; return whether one of them wants another look at once."""
         with self._wake:
-            if not self._nudged and not self._stopping and ms > 0:
-                self._engine.clock.wait(self._wake, ms)
-            self._nudged = False
+            busy = bool(self._due) or self._nudged or self._claim_again
+        rest = None if busy else rest_of(self._engine, self._next_timer_ms, self._look_again_at, self._rate_timer)
+        again = [listener.ticked(self._engine, rest) for listener in list(self._engine.attention.listeners)]
+        return any(again)
 
     def tick(self) -> None:
         """Do what is due now, once."""
@@ -243,6 +233,8 @@ class Supervisor:
         with engine.runs_lock:
             if engine.claiming:
                 return
+        self._claim_again = False
+        with engine.runs_lock:
             running = list(engine.runs.values())
         room = Room(
             slots=engine.settings.slots - len(running),
@@ -300,6 +292,7 @@ class Supervisor:
             self._not_claimed()
 
     def _not_claimed(self) -> None:
+        self._claim_again = True
         with self._engine.runs_lock:
             self._engine.claiming -= 1
         self._engine.board.after(RETRY_MS[0], self.nudge)
@@ -322,205 +315,3 @@ class Supervisor:
             last = engine.claiming == 0
         if last:
             self.nudge()
-
-
-class Watch:
-    """Recovery and gate at the start, recovery on behalf of engines that die later, and what follows from both."""
-
-    def __init__(self, engine: Incarnation) -> None:
-        self._engine = engine
-        self._period_ms = max(engine.settings.lease_ms // 3, 50)
-        self._judge = Judge(
-            engine.host, time_is_proof=engine.store.capabilities.time_is_proof, period_ms=self._period_ms
-        )
-        self._recovery = Recovery(
-            engine.store,
-            engine.journal,
-            self._judge,
-            engine.engine_id,
-            state_dir=engine.state_dir,
-            host=engine.host,
-            clock=engine.clock,
-            ids=engine.ids,
-            reached=engine.reached,
-        )
-        self._wake = threading.Condition()
-        self._stopping = False
-        self._nudged = False
-        self._failures = 0
-        self._outages = 0
-        self._lost_before: set[RunId] = set()
-        self._thread: threading.Thread | None = None
-        engine.gate.progress = self.progress
-
-    def start(self) -> None:
-        """Run in a thread."""
-        self._thread = threading.Thread(
-            target=self._run, name=f"relight-watch-{self._engine.engine_id[-6:]}", daemon=True
-        )
-        self._thread.start()
-
-    def stop(self, *, patience_seconds: float = 5) -> None:
-        """End the thread, and wait for it for a while: it may be waiting for a store that refuses."""
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(patience_seconds)
-
-    def nudge(self) -> None:
-        """Look now; and once more, if it is looking just now."""
-        with self._wake:
-            self._nudged = True
-            self._wake.notify()
-
-    def progress(self) -> tuple[int, int]:
-        """Return how many runs the recovery under way has accounted for, and how many it found at its start."""
-        tally = self._recovery.progress
-        return (0, 0) if tally is None else (tally.stalled + tally.quarantined, tally.expected)
-
-    def _run(self) -> None:
-        while not self._stopping:
-            wait_ms = self._period_ms
-            try:
-                self.run_once()
-                self._failures = 0
-                self._engine.trouble.pop("watch", None)
-            except Fenced:
-                return
-            except Exception as error:
-                # boundary: a service tick; recovery tries again by itself, and says why it failed
-                wait_ms = RETRY_MS[min(self._failures, len(RETRY_MS) - 1)]
-                self._failures += 1
-                self._tell_failure(error, wait_ms)
-            with self._wake:
-                if not self._stopping and not self._nudged:
-                    self._engine.clock.wait(self._wake, wait_ms)
-                self._nudged = False
-
-    def run_once(self) -> None:
-        """Recover what is owed; open the gate if it is shut; then let policy act on what is stalled."""
-        engine = self._engine
-        engine.reached("watch")
-        if self._outages != engine.outages:
-            self._outages = engine.outages
-            self._judge.note_gap(engine.clock.mono_ms())
-        if not engine.gate.is_open:
-            self._open_gate()
-        else:
-            self._recovery.run_once(at_start=False)
-        if engine.draining:
-            return
-        self._put_away_lost()
-        act_on_stalled(engine.store, engine.journal, engine.engine_id, set_aside=engine.set_aside)
-        end_orphans(engine.store, engine.journal, engine.engine_id, set_aside=engine.set_aside)
-
-    def _put_away_lost(self) -> None:
-        """Put away jobs that run here by the store, but not in memory: nobody else may take them while this engine lives.
-
-        It must not happen, and would otherwise never end. Seen twice, so that what begins or ends just now is not meant.
-        """
-        engine = self._engine
-        with engine.store.reading() as reads:
-            mine = reads.running_of(engine.engine_id, limit=ALL)
-        known = {run.ref.run_id for run in engine.all_runs()}
-        lost = {run.run_id: run for run in mine if run.run_id not in known} if not engine.claiming else {}
-        for run_id in lost.keys() & self._lost_before:
-            run = lost[run_id]
-            away = PutJobAway(
-                job=JobRef(run.job_id, run.trace_id or run.job_id, "", run_id),
-                engine_id=engine.engine_id,
-                state=JobState.QUEUED,
-                reason="lost",
-                ready_at=engine.clock.now_ms(),
-            )
-            engine.journal.put(away)
-        self._lost_before = set(lost)
-
-    def _open_gate(self) -> None:
-        engine = self._engine
-        tally = self._recovery.run_once(at_start=True)
-        pause_ms = 20
-        while not self._stopping:
-            # Verdicts are tried once more: an engine may have died while its neighbours were being recovered.
-            self._recovery.run_once(at_start=False)
-            engine.reached("before_gate")
-            closed_ms = engine.clock.mono_ms() - engine.gate.closed_at
-            recovery_id = "" if tally is None else tally.recovery_id
-            command = OpenGate(engine_id=engine.engine_id, recovery_id=recovery_id, closed_ms=closed_ms)
-            try:
-                engine.journal.execute(command)
-            except Fenced:
-                raise
-            except Conflict:
-                with self._wake:
-                    engine.clock.wait(self._wake, pause_ms)
-                pause_ms = min(2 * pause_ms, RETRY_MS[-1])
-                tally = self._recovery.run_once(at_start=True)
-                continue
-            engine.gate.open()
-            engine.nudge()
-            return
-
-    def _tell_failure(self, error: Exception, retry_in_ms: int) -> None:
-        engine = self._engine
-        detail = describe(error)
-        code = getattr(error, "code", type(error).__name__)
-        shut = not engine.gate.is_open
-        engine.trouble["watch"] = detail
-        engine.gate.fail(detail)
-        tally = self._recovery.progress
-        failed = ev.RecoveryFailed(
-            recovery_id="" if tally is None else tally.recovery_id,
-            code=code,
-            detail=detail[:300],
-            retry_in_ms=retry_in_ms,
-        )
-        try:
-            engine.journal.put(Tell(payload=failed, who=system(engine.engine_id)))
-            if shut:
-                engine.journal.put(FailGate(engine_id=engine.engine_id, gate_code=code, detail=detail[:300]))
-        except RelightError:
-            return  # the store refuses too; the gate's reason in memory says so
-
-
-class Beat:
-    """The heartbeat, in a thread of its own: a busy engine is alive."""
-
-    def __init__(self, engine: Incarnation) -> None:
-        self._engine = engine
-        self._wake = threading.Condition()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name=f"relight-beat-{engine.engine_id[-6:]}", daemon=True)
-
-    def start(self) -> None:
-        """Run in a thread."""
-        self._thread.start()
-
-    def stop(self, *, patience_seconds: float = 5) -> None:
-        """End the thread, and wait for it for a while: it may be waiting for a store that refuses."""
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
-        if self._thread is not threading.current_thread():
-            self._thread.join(patience_seconds)
-
-    def _run(self) -> None:
-        period_ms = max(self._engine.settings.lease_ms // 6, 20)
-        while True:
-            before = self._engine.clock.mono_ms()
-            with self._wake:
-                if not self._stopping:
-                    self._engine.clock.wait(self._wake, period_ms)
-                if self._stopping:
-                    return
-            lag_ms = self._engine.clock.mono_ms() - before - period_ms
-            if lag_ms > self._engine.settings.lease_ms // 3:
-                self._tell_lag(lag_ms)
-            self._engine.beat()
-
-    def _tell_lag(self, lag_ms: int) -> None:
-        try:
-            self._engine.journal.put(Tell(payload=ev.EngineLagging(lag_ms=lag_ms), who=system(self._engine.engine_id)))
-        except RelightError:
-            return  # nothing more may be told

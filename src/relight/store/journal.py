@@ -104,6 +104,7 @@ class Journal:
         self._closing = False
         self._gave_up = False
         self._under_way: list[Ticket] = []
+        self._at_work = False
         self._thread: threading.Thread | None = None
         self.batches = 0
         self.on_applied: Callable[[frozenset[str]], None] = lambda ops: None
@@ -220,6 +221,7 @@ class Journal:
                 self._urgent -= not ticket.lazy
                 taken.append(ticket)
                 size += ticket.size
+            self._at_work = True  # until those who wait for these have been told
         return taken
 
     def pump(self) -> bool:
@@ -244,6 +246,7 @@ class Journal:
             wanted = opening.changes(self._clock.now_ms(), self._ids)
             taken.insert(0, Ticket(opening, wanted, 0, None))
         self._apply([taken])
+        self._at_work = False
         return True
 
     def _requeue(self, tickets: list[Ticket]) -> None:
@@ -395,6 +398,12 @@ class Journal:
     def waiting(self) -> int:
         """How many commands wait."""
         return len(self._queue)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits, and everyone has been told of what was written."""
+        with self._ready:
+            return not self._queue and not self._at_work and self._open is None
 
     def start(self) -> None:
         """Run ``pump`` in a thread of its own."""

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
-from relight import AsyncWorkflow, Child, Queue, branch, parallel, race, sleep, start, step, workflow
+from relight import AsyncWorkflow, Child, Queue, branch, parallel, patched, race, sleep, start, step, workflow
 from relight.model import Outcomes
 
 bulk = Queue("bulk", slots=200, per_engine_slots=40)
@@ -27,7 +27,8 @@ async def check(doc: Doc) -> None: ...
 
 @workflow(queue=gpu, version="2")
 async def index_one(doc: Doc) -> int:
-    await check(doc)
+    if patched("check-before-embed"):
+        await check(doc)
     return len(await embed(doc))
 
 
@@ -61,7 +62,8 @@ def count(text: str) -> int:
 
 @workflow
 def mixed(to: str) -> int:
-    return len(Mailer("smtp").send(to)) + count.options(key="x")("x")
+    sent, counted = branch(Mailer("smtp").send, to), branch(count, "x")
+    return len(sent.result()) + counted.result() + count.options(key="x")("x")
 
 
 @workflow

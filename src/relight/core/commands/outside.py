@@ -15,6 +15,9 @@ from relight.core.row import Row
 from relight.ids import Ids, StepKey
 from relight.model import Actor, StepKind, StepState
 
+PUBLISH = "publish"
+"""The name of what records that a workflow's body published something."""
+
 FAILED_OUTSIDE = "external_failed"
 """The type and code of a failure that was told by whoever worked on a token."""
 
@@ -140,7 +143,7 @@ class PublishValue(InRun, frozen=True, kw_only=True):
         assert self.job.run_id is not None
         rows: list[Row] = []
         if self.recorded:
-            rows.append(self._begin(now_ms, kind=StepKind.VALUE, name="publish", state=StepState.RUNNING))
+            rows.append(self._begin(now_ms, kind=StepKind.VALUE, name=PUBLISH, state=StepState.RUNNING))
             rows.append(self._update(StepState.COMPLETED, outcome="null", ended_at=now_ms))
         rows.append(PutPublished(self.job.job_id, self.job.run_id, self.name, self.value, now_ms))
         told = ev.Published(name=self.name, value_hash=self.value_hash, value_bytes=self.value_bytes)

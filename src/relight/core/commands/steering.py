@@ -22,6 +22,7 @@ from relight.core.changes import (
     ReleaseHold,
     ReleaseRow,
     ReopenStep,
+    RouteJob,
     SettleStep,
     WakeJob,
     Who,
@@ -130,6 +131,21 @@ class ResumeJob(_Move, frozen=True, kw_only=True):
         if self.probation:
             told.append(self._tell(ev.JobProbation(), now_ms, ids))
         return Changes(rows, told)
+
+
+class AcceptVersion(Command, frozen=True, kw_only=True):
+    """An operator lets a queued job that has begun go on under another version of its kind; replay finds what differs."""
+
+    job: JobRef
+    seen: str | None
+    version: str | None
+    who: Who
+
+    def changes(self, now_ms: int, ids: Ids) -> Changes:
+        """Return the job's new version, and ``version_accepted``."""
+        told = ev.VersionAccepted(recorded_version=self.seen, now_version=self.version)
+        row = RouteJob(self.job.job_id, self.seen, self.version, now_ms)
+        return Changes([row], [event(told, self.who, now_ms, ids, job=self.job)])
 
 
 class HoldJob(_Move, frozen=True, kw_only=True):
@@ -413,7 +429,8 @@ def decide_accept(job: JobRecord, who: Who, abandoned: Sequence[StepKey]) -> Res
     name = f"{job.kind} {short(job.job_id)}"
     if job.state is not JobState.AWAITING_USER or not job.status_reason.startswith(MISMATCH):
         raise IllegalTransition(
-            f"{name} is {job.state} ({job.status_reason}), not stopped by a history mismatch: there is nothing to accept. "
+            f"{name} is {job.state} ({job.status_reason}), not stopped by a history mismatch or for want of its version: there is nothing "
+            f"to accept. "
             f"relight why {short(job.job_id)} says what can be done",
             job_id=job.job_id,
             state=job.state,

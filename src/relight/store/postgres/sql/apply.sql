@@ -627,6 +627,19 @@ wanted AS (
 UPDATE relight.jobs SET claimable = true, ready_at = r.at, updated_at = r.at
   FROM wanted AS r WHERE jobs.job_id = r.job_id AND (jobs.state = 'queued' AND NOT jobs.claimable) IS TRUE;
 
+-- name: route_jobs
+-- A queued job that has begun goes on under another version of its kind.
+WITH given AS MATERIALIZED (
+  SELECT value->>0 AS job_id, value->>1 AS seen, value->>2 AS version, (value->>3)::bigint AS at
+    FROM jsonb_array_elements(:rows::jsonb)),
+done AS (
+  UPDATE relight.jobs SET version = r.version, updated_at = r.at
+    FROM given AS r
+   WHERE jobs.job_id = r.job_id AND (jobs.state = 'queued') IS TRUE AND jobs.begun
+     AND jobs.version IS NOT DISTINCT FROM r.seen
+  RETURNING 1)
+SELECT relight.must((SELECT count(*) FROM done) = (SELECT count(*) FROM given), 'route_jobs');
+
 -- name: wake_due
 -- On jobs_due. Those that somebody else has locked are passed over: they are due again at the next look.
 WITH given AS MATERIALIZED (

@@ -21,7 +21,7 @@ CREATE TEMP VIEW batch AS SELECT
   NULL AS open_writers, NULL AS name_heads, NULL AS new_jobs, NULL AS copy_steps, NULL AS start_runs,
   NULL AS queue_limits, NULL AS rewind_rates, NULL AS rate_limits, NULL AS take_turns, NULL AS begin_steps, NULL AS update_steps, NULL AS accept_arguments, NULL AS new_signals, NULL AS read_signals, NULL AS new_decisions,
   NULL AS close_decisions, NULL AS settle_steps, NULL AS stall_runs, NULL AS end_runs, NULL AS end_jobs, NULL AS put_away, NULL AS move_jobs,
-  NULL AS reopen_steps, NULL AS wake_jobs, NULL AS cancel_jobs, NULL AS wake_due, NULL AS judge_engines,
+  NULL AS reopen_steps, NULL AS wake_jobs, NULL AS cancel_jobs, NULL AS route_jobs, NULL AS wake_due, NULL AS judge_engines,
   NULL AS set_gates, NULL AS beats, NULL AS new_quarantines, NULL AS release_rows, NULL AS release_holds,
   NULL AS new_recoveries, NULL AS put_kinds, NULL AS put_queues, NULL AS set_queues, NULL AS set_progress, NULL AS note_steps,
   NULL AS new_tokens, NULL AS beat_tokens, NULL AS close_tokens, NULL AS put_published, NULL AS close_writers, NULL AS events;
@@ -56,9 +56,9 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
                   NEW.settle_steps) IS NOT NULL;
   INSERT INTO batch_ends
   SELECT NEW.stall_runs, NEW.end_runs, NEW.end_jobs, NEW.put_away, NEW.move_jobs, NEW.reopen_steps,
-         NEW.wake_jobs, NEW.cancel_jobs
+         NEW.wake_jobs, NEW.cancel_jobs, NEW.route_jobs
    WHERE coalesce(NEW.stall_runs, NEW.end_runs, NEW.end_jobs, NEW.put_away, NEW.move_jobs, NEW.reopen_steps,
-                  NEW.wake_jobs, NEW.cancel_jobs) IS NOT NULL;
+                  NEW.wake_jobs, NEW.cancel_jobs, NEW.route_jobs) IS NOT NULL;
   INSERT INTO batch_upkeep
   SELECT NEW.writer_id, NEW.wake_due, NEW.judge_engines, NEW.set_gates, NEW.beats, NEW.new_quarantines,
          NEW.release_rows, NEW.release_holds, NEW.new_recoveries, NEW.put_kinds, NEW.put_queues, NEW.set_queues,
@@ -319,7 +319,7 @@ END;
 
 CREATE TEMP VIEW batch_ends AS SELECT
   NULL AS stall_runs, NULL AS end_runs, NULL AS end_jobs, NULL AS put_away, NULL AS move_jobs, NULL AS reopen_steps,
-  NULL AS wake_jobs, NULL AS cancel_jobs;
+  NULL AS wake_jobs, NULL AS cancel_jobs, NULL AS route_jobs;
 CREATE TEMP TRIGGER apply_ends INSTEAD OF INSERT ON batch_ends BEGIN
 
   -- Recovery, and nothing else, stalls: the owner must be held dead or silent. Steps in flight are in doubt from here on.
@@ -450,6 +450,12 @@ CREATE TEMP TRIGGER apply_ends INSTEAD OF INSERT ON batch_ends BEGIN
    WHERE jobs.job_id = r.job_id AND jobs.begun = 1 AND jobs.cancel_code IS NULL
      AND +jobs.state IN ('queued', 'awaiting_user', 'running', 'stalled');
   SELECT RAISE(ABORT, 'refused:cancel_jobs') WHERE changes() <> coalesce(json_array_length(NEW.cancel_jobs), 0);
+
+  UPDATE jobs SET version = r.version, updated_at = r.at
+    FROM (SELECT value->>0 AS job_id, value->>1 AS seen, value->>2 AS version, value->>3 AS at
+            FROM jsonb_each(NEW.route_jobs)) AS r
+   WHERE jobs.job_id = r.job_id AND +jobs.state = 'queued' AND jobs.begun = 1 AND jobs.version IS r.seen;
+  SELECT RAISE(ABORT, 'refused:route_jobs') WHERE changes() <> coalesce(json_array_length(NEW.route_jobs), 0);
 
   -- A parent that was put away waiting for a job that ended in this batch may go on.
   UPDATE jobs SET claimable = 1, ready_at = r.at, updated_at = r.at
