@@ -97,6 +97,10 @@ class RunPort(Protocol):
         """Cut branches short."""
         ...
 
+    def cut_losers(self, lines: Sequence[str], *, again: bool) -> None:
+        """Cut the lines short that lost a race; ``again``: in a replay of it."""
+        ...
+
     def count_items(self, items: ItemCount) -> None:
         """Note how many items of a ``parallel`` have ended, if that is news."""
         ...

@@ -132,6 +132,20 @@ class History:
         """Tell whether a line lost a race in an earlier run, or is a branch of one that did."""
         return bool(self._lost) and not self._lost.isdisjoint(lines_to(line))
 
+    def cut_short(self, lines: Iterable[str], *, uncalled: bool) -> list[StepRecord]:
+        """Return what an earlier run left open in lines that lost a race, or in branches of them.
+
+        With ``uncalled`` only what this run has not come to.
+        """
+        lost = frozenset(lines)
+        return [
+            record
+            for key, record in self._records.items()
+            if record.state not in FINISHED_STEPS
+            and not lost.isdisjoint(lines_to(branch_of(key)))
+            and not (uncalled and key in self._called)
+        ]
+
     def left_over(self) -> tuple[list[StepKey], list[StepKey]]:
         """Return what no call asked for when the job's code had ended: finished steps (removed), and steps in doubt."""
         removed = sorted(key for keys in self._ahead.values() for key in keys)

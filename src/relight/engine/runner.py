@@ -461,11 +461,14 @@ class Conductor(Family, Saying, Port):
         """Abandon a wait with all its parts. A question that nobody waits for any more is withdrawn."""
         for key in (wait.key, *(part for part, _ in wait.also)):
             self._abandon(key, wait.try_number, reason=reason)
-        run = self.run
-        if wait.kind != "ask" or wait.waits_for is None or run.lost is not None or run.suspending is not None:
+        if wait.kind == "ask" and wait.waits_for is not None:
+            self._withdraw(wait.waits_for)
+
+    def _withdraw(self, decision_id: str) -> None:
+        if self.run.lost is not None or self.run.suspending is not None:
             return
         try:
-            self.engine.journal.put(WithdrawQuestion(job=self.ref, decision_ids=(wait.waits_for,)), lazy=True)
+            self.engine.journal.put(WithdrawQuestion(job=self.ref, decision_ids=(decision_id,)), lazy=True)
         except (Fenced, StorageUnavailable):
             return  # as above
 
