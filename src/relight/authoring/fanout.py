@@ -7,6 +7,7 @@ further item is begun, which is recorded; what has begun is finished. Read next:
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -143,10 +144,12 @@ class FanOut:
 
     def is_to_skip(self, arm: Arm) -> bool:
         """Tell whether an item is not to be begun any more. One that an earlier run began is finished all the same."""
-        if not self.has_too_many_failed:
-            return False
-        history = self.scope.run.history
-        return not history.has_begun(arm.branch.path) and (arm.key is None or history.peek(arm.key) is None)
+        return self.has_too_many_failed and not self.has_begun([arm], 0)
+
+    def has_begun(self, arms: Sequence[Arm], number: int) -> bool:
+        """Tell whether an earlier run had begun one of some items."""
+        history, arm = self.scope.run.history, arms[number]
+        return history.has_begun(arm.branch.path) or (arm.key is not None and history.peek(arm.key) is not None)
 
     def ended(self, arm: Arm, outcome: Any) -> Any:
         """Note what became of an item. Called from any arm's thread."""
@@ -333,7 +336,8 @@ class _Parallel:
         fan = FanOut(scope, fn, items, key).tolerate(max_failed, max_failed_share, min_ok)
         while fan.goes_on:
             arms = fan.arms_to_call(scope.run.drive(fan.ask()))
-            scope.run.run_arms([_in_thread(fan, arm) for arm in arms], at_once)
+            begun = functools.partial(fan.has_begun, arms)
+            scope.run.run_arms([_in_thread(fan, arm) for arm in arms], at_once, begun)
             record = fan.to_record()
             if record is not None:
                 scope.run.drive(record)

@@ -575,6 +575,8 @@ class Conductor(Family, Saying, Port):
         """Run something blocking in a thread, awaited on the loop; the scope goes with it."""
         return self.engine.loop.in_thread(self.engine.arms, call, contextvars.copy_context())
 
-    def run_arms(self, arms: Sequence[Callable[[], Any]], limit: int) -> list[Any]:
+    def run_arms(
+        self, arms: Sequence[Callable[[], Any]], limit: int, begun: Callable[[int], bool] = lambda _: False
+    ) -> list[Any]:
         """Run callables in threads, the caller's among them: so that parents in all threads cannot deadlock."""
-        return Arms(self, arms).run(limit)
+        return Arms(self, arms, begun).run(limit)
