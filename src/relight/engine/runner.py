@@ -114,6 +114,11 @@ class Conductor(Family, Saying, Port):
             run.check_enter(in_cleanup=True, mono_ms=self.engine.clock.mono_ms())
         if self.run.end is not None and timeout_ms is not None and self.run.cleanup_until is None:
             self.run.cleanup_until = self.engine.clock.mono_ms() + timeout_ms
+        self.run.cleanup_begins()
+
+    def end_cleanup(self) -> None:
+        """Say that a ``with cleanup():`` was left."""
+        self.run.cleanup_ends()
 
     # driving
 
@@ -555,7 +560,9 @@ class Conductor(Family, Saying, Port):
         A run that is put away leaves only once no step executes in any of its lines; whoever records the last one sees to it.
         A line that was cut short leaves alone.
         """
-        if self.run.is_cut(path_here()):
+        run = self.run
+        out_of_time = in_cleanup() and run.end is not None and run.suspending is None and run.lost is None
+        if run.is_cut(path_here()) or out_of_time:
             import asyncio
 
             raise asyncio.CancelledError
