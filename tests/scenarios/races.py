@@ -160,6 +160,7 @@ def callback_or_time() -> str:
 @workflow
 def left_behind() -> str:
     branch(sleep, 86_400)
+    sleep(1)  # so that it has begun to sleep
     return "did not wait"
 
 
