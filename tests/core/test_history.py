@@ -235,3 +235,19 @@ def test_arguments_that_differ_are_named_in_order(
 
 def test_nothing_recorded_is_no_arguments() -> None:
     assert differing_arguments(None, {}) == []
+
+
+def test_what_had_ended_before_a_called_record_began_was_removed_and_is_not_ahead() -> None:
+    past = history(
+        record("a#0", begun_at=1, ended_at=2),
+        record("gone#0", begun_at=2, ended_at=3),
+        record("wait#0", begun_at=3, ended_at=9),
+        record("late#0", begun_at=9, ended_at=10),
+    )
+    call(past, "a#0")
+    assert past.ahead_of(StepKey("new#0")) == ["gone#0", "late#0", "wait#0"]
+    call(past, "wait#0")
+    assert past.ahead_of(StepKey("new#0")) == ["late#0"]
+    call(past, "late#0")
+    assert past.ahead_of(StepKey("new#0")) == []
+    assert past.left_over()[0] == ["gone#0"]
