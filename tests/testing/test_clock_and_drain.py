@@ -188,6 +188,17 @@ class TestDrain:
         drain(running)
         assert [job.state() for job in jobs] == [JobState.COMPLETED] * 2
 
+    @pytest.mark.parametrize(("clock", "seconds"), [(None, 0.2), (ManualClock(), 3600)], ids=["real", "skips"])
+    def test_a_rate_is_waited_for_and_a_paused_queue_is_not(
+        self, engine: Start, clock: ManualClock | None, seconds: float
+    ) -> None:
+        queues = [Queue("paced", rate=Rate(1, seconds)), Queue("shut")]
+        running = engine(naps, clock=clock, queues=queues)
+        running.core.pause_queue("shut", by="ann")
+        jobs = [running.submit(naps.bind(0).options(queue=name)) for name in ("paced", "paced", "paced", "shut")]
+        drain(running)
+        assert [job.state() for job in jobs] == [*[JobState.COMPLETED] * 3, JobState.QUEUED]
+
     def test_on_a_clock_that_the_test_moves_sleepers_are_left_asleep(self, engine: Start) -> None:
         clock = ManualClock(skip=False)
         running = engine(naps, clock=clock)

@@ -64,9 +64,9 @@ class Candidate:
     version: str | None
     steps: tuple[StepRecord, ...]
     limits: tuple[QueueLimit, ...]
-    rate: tuple[str, RateTerms] | None
-    turn: TakeTurn | None
-    terms: int
+    rate: tuple[str, RateTerms] | None = None
+    turn: TakeTurn | None = None
+    terms: int = 0
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,13 @@ class Rest:
     """An engine with nothing to do.
 
     ``until``: when it has something to do by itself, on the monotonic clock; None: never. ``moves``: when a job goes on or
-    ends by itself; before that, at most runs are put away, and other processes' commits looked for.
+    ends by itself; before that, at most runs are put away, and other processes' commits looked for. ``claims``: when
+    a queue's rate lets a job start that waits for nothing else; one of the moves.
     """
 
     until: int | None
     moves: int | None
+    claims: int | None
 
 
 @runtime_checkable
@@ -74,8 +76,9 @@ def rest_of(engine: Incarnation, next_timer_ms: int | None, look_again_at: int, 
     if next_timer_ms is not None:
         moves.append(next_timer_ms)
     moves_at = now + min(moves) - wall + 1 if moves else None
-    if rate_timer is not None and rate_timer > now:
-        moves_at = rate_timer if moves_at is None else min(moves_at, rate_timer)
+    claims_at = rate_timer if rate_timer is not None and rate_timer > now else None
+    if claims_at is not None:
+        moves_at = claims_at if moves_at is None else min(moves_at, claims_at)
     looks = [waiter.put_away_at for waiter in waiters if waiter.put_away_at > now]
     looks += [at for at in (look_again_at, moves_at) if at]
-    return Rest(min(looks, default=None), moves_at)
+    return Rest(min(looks, default=None), moves_at, claims_at)

@@ -29,8 +29,8 @@ LIVE = tuple(state for state in JobState if state not in FINAL_STATES)
 def drain(engine: Engine | AsyncEngine, *, timeout_seconds: float = 30) -> None:
     """Wait until nothing moves: every job has ended, or waits for somebody outside (a signal, an answer, an operator).
 
-    Runs that only wait are put away at once, so that their jobs' states say so. Sleeps, pauses between tries and delayed
-    jobs are waited for; on a skipping ``ManualClock`` they are jumped over, and time limits of waits run out too. On one
+    Runs that only wait are put away at once, so that their jobs' states say so. Sleeps, pauses between tries, delayed jobs
+    and queues' rates are waited for; on a skipping ``ManualClock`` they are jumped over, and time limits of waits run out too. On one
     that does not skip the test is who moves time: it is not waited for.
 
     Raises ``WaitTimeout`` after ``timeout_seconds`` of real time, naming what still moves; ``InvalidArgument`` for an engine
@@ -75,7 +75,7 @@ class _Drain:
             if clock.skip and rest.until is not None:
                 clock.jump_to(rest.until)
                 return False
-        elif any(self._moving()):
+        elif rest.claims is not None or any(self._moving()):
             threading.Event().wait(min(PAUSE_SECONDS * 10, self._left()))
             return False
         if rest.until is not None and rest.until - clock.mono_ms() <= SOON_MS:
