@@ -252,14 +252,15 @@ def read_expected(group: str, name: str) -> dict[str, Any]:
 def essence(scenario: Scenario, told: dict[str, Any]) -> dict[str, Any]:
     """Return what a crash must not change: the outcome, which jobs there are, and how each of their steps ended.
 
-    How often somebody is asked about a doubt (keys with ``?``) it may change: a crash makes doubts of its own.
+    How often somebody is asked about a doubt (keys with ``?``) it may change: a crash makes doubts of its own. What is abandoned
+    need not have begun: when its race was decided before a crash, it never does.
     """
 
-    def counts(key: str) -> bool:
-        return "?" not in key and key not in scenario.free
+    def counts(key: str, end: str) -> bool:
+        return "?" not in key and key not in scenario.free and end != "abandoned"
 
     jobs = {
-        label: {"state": job["state"], "steps": {key: end for key, end in job["steps"].items() if counts(key)}}
+        label: {"state": job["state"], "steps": {key: end for key, end in job["steps"].items() if counts(key, end)}}
         for label, job in told["jobs"].items()
     }
     return {"outcome": told["outcome"], "jobs": jobs}
