@@ -308,7 +308,8 @@ class Crashes:
         assert self._stage is not None
         told = tell(self._scenario, self._stage)
         story = "\n".join(f"{label}: {line}" for label, job in told["jobs"].items() for line in _story(job))
-        assert essence(self._scenario, told) == self._wanted, f"{where}\n{story}"
+        seen = essence(self._scenario, told)
+        assert seen == self._wanted, f"{where}\nseen    {seen}\nwanted  {self._wanted}\n{story}"
 
 
 def _story(job: dict[str, Any]) -> list[str]:
