@@ -334,6 +334,7 @@ SCENARIOS = named(
             (Reaches((JobState.FAILED,)), TryChildAgain("start#0"), TryAgain()),
             also=(fails,),
             lines=True,
+            crash_bug="the watch cancels a retried child whose parent has failed, if it still runs at its next look",
             says="The child is retried and completes; then its parent is, and has the child's result.",
         ),
         Scenario(

@@ -252,15 +252,14 @@ def read_expected(group: str, name: str) -> dict[str, Any]:
 def essence(scenario: Scenario, told: dict[str, Any]) -> dict[str, Any]:
     """Return what a crash must not change: the outcome, which jobs there are, and how each of their steps ended.
 
-    How often somebody is asked about a doubt (keys with ``?``) it may change: a crash makes doubts of its own. What is abandoned
-    need not have begun: when its race was decided before a crash, it never does.
+    How often somebody is asked about a doubt (keys with ``?``) it may change: a crash makes doubts of its own.
     """
 
-    def counts(key: str, end: str) -> bool:
-        return "?" not in key and key not in scenario.free and end != "abandoned"
+    def counts(key: str) -> bool:
+        return "?" not in key and key not in scenario.free
 
     jobs = {
-        label: {"state": job["state"], "steps": {key: end for key, end in job["steps"].items() if counts(key, end)}}
+        label: {"state": job["state"], "steps": {key: end for key, end in job["steps"].items() if counts(key)}}
         for label, job in told["jobs"].items()
     }
     return {"outcome": told["outcome"], "jobs": jobs}
@@ -309,7 +308,8 @@ class Crashes:
         assert self._stage is not None
         told = tell(self._scenario, self._stage)
         story = "\n".join(f"{label}: {line}" for label, job in told["jobs"].items() for line in _story(job))
-        assert essence(self._scenario, told) == self._wanted, f"{where}\n{story}"
+        seen = essence(self._scenario, told)
+        assert seen == self._wanted, f"{where}\nseen    {seen}\nwanted  {self._wanted}\n{story}"
 
 
 def _story(job: dict[str, Any]) -> list[str]:

@@ -107,7 +107,7 @@ def both(n: int) -> int:
 
 @workflow
 def keyed_step(numbers: list[int]) -> list[int]:
-    return parallel(double, numbers, key=lambda n: f"n{n}")
+    return parallel(double, numbers, key=lambda n: f"n{n}", limit=1)
 
 
 @workflow

@@ -157,6 +157,13 @@ def callback_or_time() -> str:
     return quote.result() if race(quote, branch(sleep, 600)) == 0 else "no quote"
 
 
+@workflow
+def left_behind() -> str:
+    branch(sleep, 86_400)
+    sleep(1)  # so that it has begun to sleep
+    return "did not wait"
+
+
 SCENARIOS = named(
     [
         Scenario(
@@ -244,6 +251,12 @@ SCENARIOS = named(
             (Waits("b0/signal:paid#0"), Waits("b1/sleep#0"), End("cancel", "enough")),
             lines=True,
             says="A cancel ends the race without a winner.",
+        ),
+        Scenario(
+            "left_behind",
+            left_behind,
+            lines=True,
+            says="A branch that has not ended when the workflow returns is abandoned.",
         ),
     ]
 )

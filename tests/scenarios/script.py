@@ -21,7 +21,7 @@ from relight.errors import Conflict
 from relight.ids import short
 from relight.model import FINAL_STATES, DecisionRecord, JobRecord, JobState, StepKind, StepRecord, StepState
 from relight.store.reads import EventFilter, JobFilter
-from relight.testing import ManualClock, drain
+from relight.testing import ManualClock, SimulatedCrash, drain
 
 PATIENCE_SECONDS = 20.0
 
@@ -362,7 +362,8 @@ class Submit(Act):
 class Scenario:
     """One row of the table.
 
-    ``says`` is what must happen, in one sentence; ``bug`` is why it does not, yet. With ``early`` the job begins a second after its submit, and the acts
+    ``says`` is what must happen, in one sentence; ``bug`` is why it does not, yet;
+    ``crash_bug`` why it may not after a crash. With ``early`` the job begins a second after its submit, and the acts
     of ``early`` come before. ``lines``: concurrent lines are recorded one by one, because their order is free; ``"keys"``
     takes each key for a line, for steps of one line that run at once (a bare ``gather``).
     ``free``: keys whose end a crash may change, because what was in flight is given up rather than called again.
@@ -380,6 +381,7 @@ class Scenario:
     lines: bool | str = False
     free: tuple[str, ...] = ()
     bug: str | None = None
+    crash_bug: str | None = None
 
     @property
     def workflows(self) -> list[Any]:
@@ -402,11 +404,21 @@ class Scenario:
 
 
 def during(act: Callable[[Job[Any]], None]) -> None:
-    """Let somebody outside act on the job while one of its steps runs: called inside the step."""
+    """Let somebody outside act on the job while one of its steps runs: called inside the step.
+
+    An engine that has just been restarted may come to the step before the world has turned to it.
+    """
     from relight import current_job
 
-    assert WORLD.engine is not None
-    act(WORLD.engine.job(current_job().id))
+    engine = WORLD.engine
+    assert engine is not None
+    try:
+        act(engine.job(current_job().id))
+    except SimulatedCrash:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while WORLD.engine is engine and time.monotonic() < deadline:
+            threading.Event().wait(0.001)
+        act(WORLD.engine.job(current_job().id))
 
 
 def named(scenarios: Iterator[Scenario] | Sequence[Scenario]) -> list[Scenario]:

@@ -92,9 +92,17 @@ class Port:
         An earlier run may have died between recording the winner and recording that, or have been put away before the race
         was decided; then this one's lines may not have come again to where they waited.
         """
-        self.cut(lines, "race")
-        for record in self.history.cut_short(lines, uncalled=not again):
-            self._abandon(record.step_key, record.try_number, reason="race")
+        self._cut_with_records(lines, "race", uncalled=not again)
+
+    def cut_left_behind(self, lines: Sequence[str]) -> None:
+        """Cut the lines short that a body left behind; what an earlier run left open in them is abandoned, too."""
+        self.run.cut_reason = "left_behind"
+        self._cut_with_records(lines, "left_behind", uncalled=True)
+
+    def _cut_with_records(self, lines: Sequence[str], reason: str, *, uncalled: bool) -> None:
+        self.cut(lines, reason)
+        for record in self.history.cut_short(lines, uncalled=uncalled):
+            self._abandon(record.step_key, record.try_number, reason=reason)
             if record.kind is StepKind.ASK and record.waits_for is not None:
                 self._withdraw(record.waits_for)
 

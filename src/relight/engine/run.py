@@ -95,6 +95,7 @@ class Run:
         self.moves = 0
         """Counts what happens in the run: while it stands still, nothing has."""
         self.cleanup_until: int | None = None
+        self.cut_reason = "race"
         self._cleaning = 0
         self._cancel_later = False
         self.overdue: set[StepKey] = set()

@@ -515,7 +515,7 @@ class Conductor(Family, Saying, Port):
             waiter = self._waiter(request, lambda _: latch.release())
         except CancelRequested:
             if self.run.is_cut(path_here()) and request.kind != "abandoned":
-                self._abandon_wait(request, "race")
+                self._abandon_wait(request, self.run.cut_reason)
             raise
         if isinstance(waiter, str):
             return waiter
