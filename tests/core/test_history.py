@@ -237,7 +237,7 @@ def test_nothing_recorded_is_no_arguments() -> None:
     assert differing_arguments(None, {}) == []
 
 
-def test_what_had_ended_before_a_called_record_began_was_removed_and_is_not_ahead() -> None:
+def test_what_had_ended_before_a_called_record_ended_was_removed_and_is_not_ahead() -> None:
     past = history(
         record("a#0", begun_at=1, ended_at=2),
         record("gone#0", begun_at=2, ended_at=3),
@@ -251,3 +251,16 @@ def test_what_had_ended_before_a_called_record_began_was_removed_and_is_not_ahea
     call(past, "late#0")
     assert past.ahead_of(StepKey("new#0")) == []
     assert past.left_over()[0] == ["gone#0"]
+
+
+def test_two_ends_in_one_millisecond_leave_a_step_ahead_and_an_open_wait_ends_last() -> None:
+    past = history(
+        record("a#0", begun_at=5, ended_at=5),
+        record("b#0", begun_at=5, ended_at=5),
+        record("wait#0", StepState.WAITING, kind=StepKind.SIGNAL, begun_at=5),
+    )
+    call(past, "a#0")
+    assert past.ahead_of(StepKey("new#0")) == ["b#0"]
+    call(past, "wait#0")
+    assert past.ahead_of(StepKey("new#0")) == []
+    assert past.left_over()[0] == ["b#0"]

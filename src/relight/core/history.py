@@ -116,17 +116,23 @@ class History:
                 self._unread[line].discard(key)
                 self._to_read -= 1
             self._ahead.get(line, set()).discard(key)
-            self._pass(line, record.begun_at)
+            self._pass(line, record)
         return record
 
     def _ended(self, key: StepKey) -> int:
         ended_at = self._records[key].ended_at
         return _NEVER if ended_at is None else ended_at
 
-    def _pass(self, line: str, begun_at: int) -> None:
-        """Leave behind what had ended in a line before this began: what was not called by now was removed, it is not ahead."""
+    def _pass(self, line: str, called: StepRecord) -> None:
+        """Leave behind what had ended in a line before this did: what was not called by now was removed, it is not ahead.
+
+        A line does one thing after the other; two ends in one millisecond say nothing. A wait that is still open ends last.
+        """
+        ended_at = called.ended_at
+        if ended_at is None:
+            ended_at = 0 if called.kind is StepKind.STEP else _NEVER
         ahead, by_end = self._ahead.get(line), self._by_end.get(line)
-        while ahead is not None and by_end and (by_end[0][1] not in ahead or by_end[0][0] <= begun_at):
+        while ahead is not None and by_end and (by_end[0][1] not in ahead or by_end[0][0] < ended_at):
             key = by_end.popleft()[1]
             if key in ahead:
                 ahead.discard(key)
