@@ -124,15 +124,16 @@ class History:
         return _NEVER if ended_at is None else ended_at
 
     def _pass(self, line: str, called: StepRecord) -> None:
-        """Leave behind what had ended in a line before this did: what was not called by now was removed, it is not ahead.
+        """Leave behind what had ended in a line before this began: what was not called by now was removed, it is not ahead.
 
-        A line does one thing after the other; two ends in one millisecond say nothing. A wait that is still open ends last.
+        Things of one line may overlap in async code (a step's key is taken when it is called, not awaited), so that an end
+        alone says nothing. Nor do two in one millisecond, but for a wait, which outlasts what stood before it.
         """
-        ended_at = called.ended_at
-        if ended_at is None:
-            ended_at = 0 if called.kind is StepKind.STEP else _NEVER
+        limit = called.begun_at
+        if called.kind is not StepKind.STEP:
+            limit = min(limit + 1, self._ended(called.step_key))
         ahead, by_end = self._ahead.get(line), self._by_end.get(line)
-        while ahead is not None and by_end and (by_end[0][1] not in ahead or by_end[0][0] < ended_at):
+        while ahead is not None and by_end and (by_end[0][1] not in ahead or by_end[0][0] < limit):
             key = by_end.popleft()[1]
             if key in ahead:
                 ahead.discard(key)
@@ -227,8 +228,12 @@ def _losers(record: StepRecord) -> list[str]:
 
 def differing_arguments(recorded: str | None, now: Mapping[str, str]) -> list[str]:
     """Return the names of arguments whose hashes differ from the record's, in order."""
-    then: dict[str, str] = msgspec.json.decode(recorded or "{}")
-    return sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
+    return differing(msgspec.json.decode(recorded or "{}"), now)
+
+
+def differing(then: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """Return the names whose values differ, or that only one side has, in order."""
+    return sorted(name for name in {*then, *now} if then.get(name, ...) != now.get(name, ...))
 
 
 _VOLATILE = (
