@@ -32,6 +32,10 @@ test: $(READY)  ## run every test
 model: $(READY)  ## drive the store and a naive model with 2,000 scripts of 50 steps: some six minutes
 	@RELIGHT_TEST_PROFILE=thorough $(BIN)/python -m pytest tests/model $(ARGS)
 
+.PHONY: scenarios
+scenarios: $(READY)  ## crash each scenario of the table at every durable boundary: some six minutes
+	@RELIGHT_TEST_PROFILE=thorough $(PYTEST) tests/scenarios $(ARGS)
+
 .PHONY: kill
 kill: $(READY)  ## kill the standard scenario at every durable boundary, then recovery itself at each of its own
 	@$(BIN)/python tests/killing/everywhere.py --nested $(ARGS)

@@ -201,9 +201,13 @@ def test_p02_goes_on_after_a_crash_asks_before_it_mails_and_asks_the_model_nothi
 ) -> None:
     monkeypatch.setenv("LLM_API_KEY", "secret")
     p02, llm = program("p02_agent"), FakeLlm()
-    engine = rig.start(p02.agent, resources=talking(p02, llm))
-    job = engine.submit(p02.agent, "Invite Ada to lunch")
+    front = rig.start(
+        p02.agent, consume=["nobody's"]
+    )  # takes the orders, and runs none: the message is there at the first turn
+    job = front.submit(p02.agent, "Invite Ada to lunch")
     job.signal("user", "make it Friday", by="ben", idempotency_key="chat-17")
+    rig.stop(front)
+    engine = rig.start(p02.agent, resources=talking(p02, llm))
     rig.question(job)
     again = rig.restart(engine, p02.agent, resources=talking(p02, llm))
     resumed = again.job(job.id)

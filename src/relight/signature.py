@@ -29,7 +29,7 @@ from relight.codec import CodecRegistry, ValueCodec, canonical_hash
 from relight.codec.faults import show
 from relight.errors import InvalidArgument, NotSerializable, PayloadError, PayloadTooLarge, RegistrationError
 
-__all__ = ["Bound", "Signature", "canonical_hash", "diff_hashes"]
+__all__ = ["Bound", "Signature", "canonical_hash"]
 
 _EMPTY: Final = inspect.Parameter.empty
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -204,12 +204,6 @@ class Signature:
         gap = next((i for i, p in enumerate(self._positional) if p.name not in values), count)
         only = [i + 1 for i, p in enumerate(self._positional) if p.kind is p.kind.POSITIONAL_ONLY and p.name in values]
         return max(gap, *only) if only else gap
-
-
-def diff_hashes(recorded: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Name the arguments whose hashes differ, or that only one side has: first those of ``now``, in its order."""
-    names = dict.fromkeys([*now, *recorded])
-    return [name for name in names if recorded.get(name) != now.get(name)]
 
 
 def _unwrapped(fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -235,3 +235,47 @@ def test_arguments_that_differ_are_named_in_order(
 
 def test_nothing_recorded_is_no_arguments() -> None:
     assert differing_arguments(None, {}) == []
+
+
+def test_what_had_ended_before_a_called_record_began_was_removed_and_is_not_ahead() -> None:
+    past = history(
+        record("a#0", begun_at=1, ended_at=2),
+        record("gone#0", begun_at=2, ended_at=3),
+        record("wait#0", kind=StepKind.SIGNAL, begun_at=3, ended_at=9),
+        record("late#0", begun_at=9, ended_at=10),
+    )
+    call(past, "a#0")
+    assert past.ahead_of(StepKey("new#0")) == ["gone#0", "late#0", "wait#0"]
+    call(past, "wait#0")
+    assert past.ahead_of(StepKey("new#0")) == ["late#0"]
+    call(past, "late#0")
+    assert past.ahead_of(StepKey("new#0")) == []
+    assert past.left_over()[0] == ["gone#0"]
+
+
+def test_two_ends_in_one_millisecond_leave_a_step_ahead_and_an_open_wait_ends_last() -> None:
+    past = history(
+        record("a#0", begun_at=5, ended_at=5),
+        record("b#0", begun_at=5, ended_at=5),
+        record("wait#0", StepState.WAITING, kind=StepKind.SIGNAL, begun_at=5),
+    )
+    call(past, "a#0")
+    assert past.ahead_of(StepKey("new#0")) == ["b#0"]
+    call(past, "wait#0")
+    assert past.ahead_of(StepKey("new#0")) == []
+    assert past.left_over()[0] == ["b#0"]
+
+
+def test_what_overlapped_a_called_step_is_still_ahead() -> None:
+    """Async code calls two steps and awaits them later: the first may end last, and a step put between them is inserted."""
+    past = history(record("slow#0", begun_at=1, ended_at=100), record("quick#0", begun_at=2, ended_at=5))
+    call(past, "slow#0")
+    assert past.ahead_of(StepKey("new#0")) == ["quick#0"]
+
+
+def test_a_wait_that_was_over_at_once_leaves_what_follows_it_ahead() -> None:
+    past = history(
+        record("wait#0", kind=StepKind.SIGNAL, begun_at=5, ended_at=5), record("charge#0", begun_at=5, ended_at=5)
+    )
+    call(past, "wait#0")
+    assert past.ahead_of(StepKey("new#0")) == ["charge#0"]

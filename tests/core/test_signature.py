@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relight.codec import CodecRegistry, canonical_hash
+from relight.core.history import differing
 from relight.errors import InvalidArgument, NotSerializable, PayloadError, PayloadTooLarge, RegistrationError
-from relight.signature import Signature, diff_hashes
+from relight.signature import Signature
 
 T = TypeVar("T")
 REGISTRY = CodecRegistry()
@@ -267,10 +268,11 @@ def test_each_argument_has_its_own_hash_and_a_difference_names_it() -> None:
     recorded = signature(fetch).bind(("u", 1), {"tags": {"a": 1, "b": 2}}).hashes
     assert list(recorded) == ["url", "tries", "tags"]
     now = signature(fetch).bind(("u", 2), {"tags": {"b": 2, "a": 1}}).hashes
-    assert diff_hashes(recorded, now) == ["tries"]
-    assert diff_hashes(recorded, recorded) == []
-    assert diff_hashes(recorded, {}) == ["url", "tries", "tags"]
-    assert diff_hashes({"gone": "x", "b": "y"}, {"b": "z", "new": "w"}) == ["b", "new", "gone"]
+    assert differing(recorded, now) == ["tries"]
+    assert differing(recorded, recorded) == []
+    assert differing(recorded, {}) == ["tags", "tries", "url"]
+    assert differing({"gone": "x", "b": "y"}, {"b": "z", "new": "w"}) == ["b", "gone", "new"]
+    assert differing({"a": None}, {}) == ["a"], "nothing said is not None"
 
 
 async def download(url: str) -> Path | None:

@@ -137,7 +137,7 @@ def test_a_tolerance_that_cannot_be_is_refused(rig: Rig, colour: str, options: d
     ("share", "count", "allowed"), [(0.29, 100, 29), (0.02, 5000, 100), (0.019, 100, 1), (1, 7, 7)]
 )
 def test_a_share_allows_so_many_in_whole_items(share: float, count: int, allowed: int) -> None:
-    from relight.authoring.fanout import tolerance
+    from relight.authoring.items import tolerance
 
     assert tolerance(count, None, share, None) == allowed
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.flow.kit import Rig, eventually
+from tests.flow.kit import Rig, eventually, wait_for
 
 from relight import now, sleep, sleep_until, step, wait_signal, workflow
 from relight.errors import IdempotencyMismatch, JobFailed, NotFound, WaitTimeout
@@ -330,13 +331,20 @@ def test_no_time_at_all_looks_without_waiting(rig: Rig, colour: str) -> None:
 
 def test_a_payload_of_another_type_fails_where_it_is_read_and_can_be_mended(rig: Rig) -> None:
     wanted: list[Any] = [int]
+    sent = threading.Event()
+
+    @step
+    def until_sent() -> None:
+        wait_for(sent)
 
     @workflow
     def job() -> Any:
+        until_sent()  # a message to a wait that is open would be refused where it is sent
         return wait_signal("n", type=wanted[0])
 
     done = rig.start(job).submit(job)
     done.signal("n", "seven")
+    sent.set()
     with pytest.raises(JobFailed, match=r"signal 'n'|stored value"):
         done.result(timeout_seconds=10)
     wanted[0] = str

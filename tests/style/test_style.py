@@ -151,7 +151,9 @@ class TestPurity:
 
 
 class TestSleeps:
-    @pytest.mark.parametrize("text", ["time.sleep(1)", "await_(asyncio.sleep(0.1))", "time.sleep(n)"])
+    @pytest.mark.parametrize(
+        "text", ["time.sleep(1)", "await_(asyncio.sleep(0.1))", "time.sleep(n)"]
+    )  # sleep-ok: text to be found
     def test_one_is_found(self, text: str) -> None:
         assert len(list(offenders.sleeps(planted(text)))) == 1
 

@@ -112,9 +112,9 @@ class _Race:
             winner: int = scope.run.first_of(lines)
             lost = [line.path for line in lines if not line.ended]
             scope.run.drive(choices.choose_winner(scope.run.ref, key, winner, lost))
-            scope.run.cut(lost, "race")
+            scope.run.cut_losers(lost, again=False)
             return winner
-        scope.run.cut(known.lost, "race")
+        scope.run.cut_losers(known.lost, again=True)
         scope.run.first_of([lines[known.winner]])
         return int(known.winner)
 
@@ -137,7 +137,7 @@ class _Race:
             winner, lost = known.winner, list(known.lost)
             await asyncio.sleep(0)  # each has taken its keys, and is past what it may replay at once
             losers = [task for task in tasks if scope.run.line_of(task) in lost]
-        scope.run.cut(lost, "race")
+        scope.run.cut_losers(lost, again=known is not None)
         for task in losers:
             task.cancel()
             task.add_done_callback(_look_at)

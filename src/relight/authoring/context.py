@@ -69,8 +69,11 @@ class RunPort(Protocol):
         """Run something blocking in a thread, awaited on the loop."""
         ...
 
-    def run_arms(self, arms: Sequence[Callable[[], Any]], limit: int) -> list[Any]:
-        """Run callables in threads, the caller's among them; return results or exceptions in order."""
+    def run_arms(self, arms: Sequence[Callable[[], Any]], limit: int, begun: Callable[[int], bool] = ...) -> list[Any]:
+        """Run callables in threads, the caller's among them; return results or exceptions in order.
+
+        ``begun`` tells of each, by its number, whether an earlier run had begun it: those clean up after a cancel.
+        """
         ...
 
     def adopt(self, running: Any, line: str) -> None:
@@ -95,6 +98,10 @@ class RunPort(Protocol):
 
     def cut(self, lines: Sequence[str], reason: str) -> None:
         """Cut branches short."""
+        ...
+
+    def cut_losers(self, lines: Sequence[str], *, again: bool) -> None:
+        """Cut the lines short that lost a race; ``again``: in a replay of it."""
         ...
 
     def count_items(self, items: ItemCount) -> None:

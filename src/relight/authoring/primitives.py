@@ -128,6 +128,7 @@ def cleanup(*, timeout_seconds: float = 30) -> Iterator[None]:
         yield
     finally:
         leave_scope(token)
+        scope.run.end_cleanup()  # type: ignore[attr-defined]
 
 
 def patched(name: str) -> bool:

@@ -18,6 +18,7 @@ from relight.core.commands.steering import (
     ref_of,
 )
 from relight.core.flow import INLINE_CHARS, STOWED
+from relight.core.history import differing
 from relight.core.keys import check_name
 from relight.errors import (
     Conflict,
@@ -172,9 +173,8 @@ class Submitting(Session):
 def _what_differs(before: str, now: str) -> str:
     if before.startswith(STOWED) or now.startswith(STOWED):
         return "other arguments"
-    then, these = msgspec.json.decode(before), msgspec.json.decode(now)
-    differing = sorted(name for name in {*then, *these} if then.get(name, ...) != these.get(name, ...))
-    return "another " + ", ".join(f'"{name}"' for name in differing) if differing else "other arguments"
+    names = differing(msgspec.json.decode(before), msgspec.json.decode(now))
+    return "another " + ", ".join(f'"{name}"' for name in names) if names else "other arguments"
 
 
 def calls_of(calls: Iterable[Call[Any]]) -> list[Call[Any]]:

@@ -9,6 +9,7 @@ Read next: ``flow.py``.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -20,6 +21,9 @@ from relight.model import FINISHED_STEPS, StepKind, StepRecord, StepState
 
 RACE = "race"
 """The name of what records a race: its winner's number, and the lines that were cut short."""
+
+
+_NEVER = 1 << 62
 
 
 class History:
@@ -59,6 +63,11 @@ class History:
                 self._ahead.setdefault(line, set()).add(key)
                 for outer, inner in zip(["", *lines], lines, strict=False):
                     self._branches[outer][inner] = min(key, self._branches[outer][inner] or key)
+        self._by_end = {
+            line: deque(sorted((self._ended(key), key) for key in keys)) for line, keys in self._ahead.items()
+        }
+        """Of each line, what may be ahead, in the order in which it ended."""
+        self._passed_over: list[StepKey] = []
         self._to_read = sum(len(keys) for keys in self._unread.values())
         self._questions: dict[StepKey, int] = {}
 
@@ -107,7 +116,28 @@ class History:
                 self._unread[line].discard(key)
                 self._to_read -= 1
             self._ahead.get(line, set()).discard(key)
+            self._pass(line, record)
         return record
+
+    def _ended(self, key: StepKey) -> int:
+        ended_at = self._records[key].ended_at
+        return _NEVER if ended_at is None else ended_at
+
+    def _pass(self, line: str, called: StepRecord) -> None:
+        """Leave behind what had ended in a line before this began: what was not called by now was removed, it is not ahead.
+
+        Things of one line may overlap in async code (a step's key is taken when it is called, not awaited), so that an end
+        alone says nothing. Nor do two in one millisecond, but for a wait, which outlasts what stood before it.
+        """
+        limit = called.begun_at
+        if called.kind is not StepKind.STEP:
+            limit = min(limit + 1, self._ended(called.step_key))
+        ahead, by_end = self._ahead.get(line), self._by_end.get(line)
+        while ahead is not None and by_end and (by_end[0][1] not in ahead or by_end[0][0] < limit):
+            key = by_end.popleft()[1]
+            if key in ahead:
+                ahead.discard(key)
+                self._passed_over.append(key)
 
     def peek(self, key: StepKey) -> StepRecord | None:
         """Return a record without calling it."""
@@ -132,9 +162,24 @@ class History:
         """Tell whether a line lost a race in an earlier run, or is a branch of one that did."""
         return bool(self._lost) and not self._lost.isdisjoint(lines_to(line))
 
+    def cut_short(self, lines: Iterable[str], *, uncalled: bool) -> list[StepRecord]:
+        """Return what an earlier run left open in lines that lost a race, or in branches of them.
+
+        With ``uncalled`` only what this run has not come to.
+        """
+        lost = frozenset(lines)
+        return [
+            record
+            for key, record in self._records.items()
+            if record.state not in FINISHED_STEPS
+            and not lost.isdisjoint(lines_to(branch_of(key)))
+            and not (uncalled and key in self._called)
+        ]
+
     def left_over(self) -> tuple[list[StepKey], list[StepKey]]:
         """Return what no call asked for when the job's code had ended: finished steps (removed), and steps in doubt."""
-        removed = sorted(key for keys in self._ahead.values() for key in keys)
+        passed = [key for key in self._passed_over if key not in self._called]
+        removed = sorted([*(key for keys in self._ahead.values() for key in keys), *passed])
         doubts = [
             r.step_key
             for r in self._records.values()
@@ -183,8 +228,12 @@ def _losers(record: StepRecord) -> list[str]:
 
 def differing_arguments(recorded: str | None, now: Mapping[str, str]) -> list[str]:
     """Return the names of arguments whose hashes differ from the record's, in order."""
-    then: dict[str, str] = msgspec.json.decode(recorded or "{}")
-    return sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
+    return differing(msgspec.json.decode(recorded or "{}"), now)
+
+
+def differing(then: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """Return the names whose values differ, or that only one side has, in order."""
+    return sorted(name for name in {*then, *now} if then.get(name, ...) != now.get(name, ...))
 
 
 _VOLATILE = (

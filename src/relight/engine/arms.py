@@ -1,7 +1,8 @@
 """The arms of one sync ``parallel``: threads that take turns, the caller's among them.
 
 So parents in all threads cannot deadlock: whoever waits for arms runs arms. A line that leaves by exception (a cancel, a
-putting away) ends them all, and is raised to the caller once each has left.
+putting away) ends them all, and is raised to the caller once each has left. After a cancel those that an earlier run had
+begun still have their turn: they are replayed to where they were, and clean up.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from relight.errors import CancelRequested
 from relight.store.tickets import Latch
 
 if TYPE_CHECKING:
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
 class Arms:
     """The arms of one sync ``parallel``: taken in order by whoever is free."""
 
-    def __init__(self, conductor: Conductor, arms: Sequence[Callable[[], Any]]) -> None:
+    def __init__(self, conductor: Conductor, arms: Sequence[Callable[[], Any]], begun: Callable[[int], bool]) -> None:
         self._conductor = conductor
+        self._begun = begun
         self._arms = arms
         self._next = 0
         self._lock = threading.Lock()
@@ -31,10 +34,11 @@ class Arms:
 
     def _take(self) -> int | None:
         with self._lock:
-            if self._left is not None or self._next >= len(self._arms):
-                return None
-            self._next += 1
-            return self._next - 1
+            while self._next < len(self._arms):
+                self._next += 1
+                if self._left is None or (isinstance(self._left, CancelRequested) and self._begun(self._next - 1)):
+                    return self._next - 1
+            return None
 
     def _work(self) -> None:
         while (index := self._take()) is not None:

@@ -115,7 +115,7 @@ def leave_behind(conductor: Port) -> None:
     if not lines:
         return
     if _goes_on(run):
-        conductor.cut([line.path for line in lines], "left_behind")
+        conductor.cut_left_behind([line.path for line in lines])
     with run.lock:
         inside = set(run.lines.values())
     for line in lines:

@@ -18,6 +18,7 @@ from relight.engine.lines import Line, first_of
 from relight.engine.run import Run
 from relight.errors import CancelRequested
 from relight.ids import StepKey
+from relight.model import StepKind
 
 if TYPE_CHECKING:
     from relight.engine.incarnation import Incarnation
@@ -42,6 +43,10 @@ class Port:
         raise NotImplementedError
 
     def _abandon_wait(self, wait: f.Park, reason: str | None = None) -> None:
+        raise NotImplementedError
+
+    def _withdraw(self, decision_id: str) -> None:
+        """Withdraw a question that nobody waits for any more."""
         raise NotImplementedError
 
     # branches
@@ -80,6 +85,26 @@ class Port:
             if waiter.kind != "abandoned":
                 self._abandon_wait(waiter.wait, reason)
             waiter.wake(LEAVE)
+
+    def cut_losers(self, lines: Sequence[str], *, again: bool) -> None:
+        """Cut the lines short that lost a race, ``again`` in a replay of it; what an earlier run left open in them is abandoned.
+
+        An earlier run may have died between recording the winner and recording that, or have been put away before the race
+        was decided; then this one's lines may not have come again to where they waited.
+        """
+        self._cut_with_records(lines, "race", uncalled=not again)
+
+    def cut_left_behind(self, lines: Sequence[str]) -> None:
+        """Cut the lines short that a body left behind; what an earlier run left open in them is abandoned, too."""
+        self.run.cut_reason = "left_behind"
+        self._cut_with_records(lines, "left_behind", uncalled=True)
+
+    def _cut_with_records(self, lines: Sequence[str], reason: str, *, uncalled: bool) -> None:
+        self.cut(lines, reason)
+        for record in self.history.cut_short(lines, uncalled=uncalled):
+            self._abandon(record.step_key, record.try_number, reason=reason)
+            if record.kind is StepKind.ASK and record.waits_for is not None:
+                self._withdraw(record.waits_for)
 
     # entering, and lines that were cut short
 

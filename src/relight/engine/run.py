@@ -95,6 +95,9 @@ class Run:
         self.moves = 0
         """Counts what happens in the run: while it stands still, nothing has."""
         self.cleanup_until: int | None = None
+        self.cut_reason = "race"
+        self._cleaning = 0
+        self._cancel_later = False
         self.overdue: set[StepKey] = set()
         self.notes: dict[StepKey, str] = {}
         self.reporter: Any = None
@@ -318,6 +321,39 @@ class Run:
         for waiter in waiters:
             waiter.wake(LEAVE)
         self.cancel_tasks()
+
+    def cleanup_begins(self) -> None:
+        """Note that a line is inside of ``with cleanup():``."""
+        with self.lock:
+            self._cleaning += 1
+
+    def cleanup_ends(self) -> None:
+        """Note that one has left it; a cancellation that was put off has its turn."""
+        with self.lock:
+            self._cleaning -= 1
+            now = self._cancel_later and not self._cleaning
+            self._cancel_later = self._cancel_later and not now
+        if now:
+            self.cancel_tasks()
+
+    def puts_cancellation_off(self) -> bool:
+        """Tell whether the body's task must not be cancelled now: a line of it cleans up, and would be torn out of it.
+
+        A cancellation reaches every line that the body awaits, also one that an earlier one has reached, and each line that
+        leaves asks for one.
+        """
+        with self.lock:
+            leaves = self.end is not None and self.suspending is None and self.lost is None
+            put_off = leaves and self._cleaning > 0
+            self._cancel_later = self._cancel_later or put_off
+            return put_off
+
+    def cancel_lines(self, left: Sequence[asyncio.Task[object]]) -> None:
+        """Cancel tasks that a body left behind; not again what cleans up: a ``gather`` does not wait for what it cancels."""
+        cleans_up = self.puts_cancellation_off()
+        for each in left:
+            if not each.done() and not (cleans_up and each.cancelling()):
+                each.cancel()
 
     def lose(self, why: str) -> None:
         """The run is no longer ours to record: every line leaves."""

@@ -114,6 +114,11 @@ class Conductor(Family, Saying, Port):
             run.check_enter(in_cleanup=True, mono_ms=self.engine.clock.mono_ms())
         if self.run.end is not None and timeout_ms is not None and self.run.cleanup_until is None:
             self.run.cleanup_until = self.engine.clock.mono_ms() + timeout_ms
+        self.run.cleanup_begins()
+
+    def end_cleanup(self) -> None:
+        """Say that a ``with cleanup():`` was left."""
+        self.run.cleanup_ends()
 
     # driving
 
@@ -461,11 +466,14 @@ class Conductor(Family, Saying, Port):
         """Abandon a wait with all its parts. A question that nobody waits for any more is withdrawn."""
         for key in (wait.key, *(part for part, _ in wait.also)):
             self._abandon(key, wait.try_number, reason=reason)
-        run = self.run
-        if wait.kind != "ask" or wait.waits_for is None or run.lost is not None or run.suspending is not None:
+        if wait.kind == "ask" and wait.waits_for is not None:
+            self._withdraw(wait.waits_for)
+
+    def _withdraw(self, decision_id: str) -> None:
+        if self.run.lost is not None or self.run.suspending is not None:
             return
         try:
-            self.engine.journal.put(WithdrawQuestion(job=self.ref, decision_ids=(wait.waits_for,)), lazy=True)
+            self.engine.journal.put(WithdrawQuestion(job=self.ref, decision_ids=(decision_id,)), lazy=True)
         except (Fenced, StorageUnavailable):
             return  # as above
 
@@ -507,7 +515,7 @@ class Conductor(Family, Saying, Port):
             waiter = self._waiter(request, lambda _: latch.release())
         except CancelRequested:
             if self.run.is_cut(path_here()) and request.kind != "abandoned":
-                self._abandon_wait(request, "race")
+                self._abandon_wait(request, self.run.cut_reason)
             raise
         if isinstance(waiter, str):
             return waiter
@@ -552,7 +560,9 @@ class Conductor(Family, Saying, Port):
         A run that is put away leaves only once no step executes in any of its lines; whoever records the last one sees to it.
         A line that was cut short leaves alone.
         """
-        if self.run.is_cut(path_here()):
+        run = self.run
+        out_of_time = in_cleanup() and run.end is not None and run.suspending is None and run.lost is None
+        if run.is_cut(path_here()) or out_of_time:
             import asyncio
 
             raise asyncio.CancelledError
@@ -572,6 +582,8 @@ class Conductor(Family, Saying, Port):
         """Run something blocking in a thread, awaited on the loop; the scope goes with it."""
         return self.engine.loop.in_thread(self.engine.arms, call, contextvars.copy_context())
 
-    def run_arms(self, arms: Sequence[Callable[[], Any]], limit: int) -> list[Any]:
+    def run_arms(
+        self, arms: Sequence[Callable[[], Any]], limit: int, begun: Callable[[int], bool] = lambda _: False
+    ) -> list[Any]:
         """Run callables in threads, the caller's among them: so that parents in all threads cannot deadlock."""
-        return Arms(self, arms).run(limit)
+        return Arms(self, arms, begun).run(limit)

@@ -163,7 +163,7 @@ class Runs(Shelf):
         context.run(SCOPE.set, Scope(self.conductor(run, self._whole), run.branch))
 
         def cancel() -> None:
-            if run.main is not None and not run.main.done():
+            if run.main is not None and not run.main.done() and not run.puts_cancellation_off():
                 run.main.cancel()
 
         run.cancel_tasks = lambda: self.loop.call(cancel)
@@ -180,9 +180,9 @@ class Runs(Shelf):
             SCOPE.set, None
         )  # a run and its tasks know each other; this frees them without the garbage collector
         left = [each for each in run.tasks if not each.done()]
-        for each in left:
-            each.cancel()
         if left:
+            run.cancel_tasks = lambda: self.loop.call(lambda: run.cancel_lines(left))
+            run.cancel_lines(left)
             context = contextvars.Context()
             run.main = self.loop.spawn(lambda: self._after_lines(run, body, left), context)
         else:

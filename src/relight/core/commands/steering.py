@@ -35,7 +35,7 @@ from relight.core.row import Row
 from relight.core.transitions import By, is_legal
 from relight.errors import IllegalTransition
 from relight.ids import EngineId, Ids, StepKey, short
-from relight.model import FINAL_STATES, Actor, JobRecord, JobState, RunState, StepRecord, StepState
+from relight.model import FINAL_STATES, Actor, JobRecord, JobState, RunState, StepKind, StepRecord, StepState
 
 
 def ref_of(job: JobRecord) -> JobRef:
@@ -396,7 +396,8 @@ def failures_that_ended(error: str | None, steps: Sequence[StepRecord], *, all_f
     """Return what a retry opens: the failed steps whose failure reached the end of the job, or all failed ones.
 
     ``error`` is the job's failure as stored. Steps that were cancelled by such a failure (siblings in a group) had no chance,
-    and are opened with them.
+    and are opened with them. The end of a child that reached the end of the job is looked at anew: the child may have been
+    retried since.
     """
     failed = [step for step in steps if step.state is StepState.FAILED]
     failure = msgspec.json.decode(error) if error else {}
@@ -405,7 +406,17 @@ def failures_that_ended(error: str | None, steps: Sequence[StepRecord], *, all_f
         failed = [step for step in failed if step.step_key == key]
     elif not all_failed and kind not in ("ExceptionGroup", "BaseExceptionGroup"):
         failed = [s for s in failed if s.error and msgspec.json.decode(s.error).get("type") == kind]
-    return [step.step_key for step in (*failed, *(s for s in steps if s.state is StepState.ABANDONED))]
+    told = "" if all_failed or kind in ("ExceptionGroup", "BaseExceptionGroup") else str(failure.get("message", ""))
+    children = [s for s in steps if _ended_badly(s) and (not told or short(s.waits_for or "") in told)]
+    return [step.step_key for step in (*failed, *children, *(s for s in steps if s.state is StepState.ABANDONED))]
+
+
+def _ended_badly(step: StepRecord) -> bool:
+    """Tell whether a row is the end of a child that did not complete, as its parent has read it."""
+    if step.kind is not StepKind.CHILD_RESULT or step.state is not StepState.COMPLETED:
+        return False
+    outcome = step.outcome or ""  # a time-out is no object
+    return outcome.startswith("{") and not msgspec.json.decode(outcome)["state"].startswith(JobState.COMPLETED)
 
 
 MISMATCH = "history_mismatch"

@@ -566,12 +566,15 @@ doubted AS (
 SELECT relight.must((SELECT count(*) FROM done) = (SELECT count(*) FROM given), 'move_jobs');
 
 -- name: reopen_steps
+-- A child's end that was read is read again: the child may have been retried since.
 WITH given AS MATERIALIZED (
   SELECT value->>0 AS job_id, value->>1 AS step_key FROM jsonb_array_elements(:rows::jsonb)),
 done AS (
-  UPDATE relight.steps SET state = 'backoff', until = 0, try_number = 0, ended_at = NULL
+  UPDATE relight.steps SET state = 'backoff', until = 0, try_number = 0, ended_at = NULL,
+                           outcome = CASE WHEN kind = 'child_result' THEN NULL ELSE outcome END
     FROM given AS r
-   WHERE steps.job_id = r.job_id AND steps.step_key = r.step_key AND steps.state IN ('failed', 'abandoned')
+   WHERE steps.job_id = r.job_id AND steps.step_key = r.step_key
+     AND (steps.state IN ('failed', 'abandoned') OR steps.kind = 'child_result')
   RETURNING 1)
 SELECT relight.must((SELECT count(*) FROM done) = (SELECT count(*) FROM given), 'reopen_steps');
 

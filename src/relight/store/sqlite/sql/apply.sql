@@ -419,9 +419,12 @@ CREATE TEMP TRIGGER apply_ends INSTEAD OF INSERT ON batch_ends BEGIN
           UNION ALL SELECT value->>0 FROM jsonb_each(NEW.move_jobs) WHERE value->>1 = 'running') AS r
    WHERE steps.job_id = r.job_id AND steps.state = 'running' AND steps.kind IN ('step', 'poll');
 
-  UPDATE steps SET state = 'backoff', until = 0, try_number = 0, ended_at = NULL
+  -- A child's end that was read is read again: the child may have been retried since.
+  UPDATE steps SET state = 'backoff', until = 0, try_number = 0, ended_at = NULL,
+                   outcome = CASE WHEN kind = 'child_result' THEN NULL ELSE outcome END
     FROM (SELECT value->>0 AS job_id, value->>1 AS step_key FROM jsonb_each(NEW.reopen_steps)) AS r
-   WHERE steps.job_id = r.job_id AND steps.step_key = r.step_key AND steps.state IN ('failed', 'abandoned');
+   WHERE steps.job_id = r.job_id AND steps.step_key = r.step_key
+     AND (steps.state IN ('failed', 'abandoned') OR steps.kind = 'child_result');
   SELECT RAISE(ABORT, 'refused:reopen_steps') WHERE changes() <> coalesce(json_array_length(NEW.reopen_steps), 0);
 
   -- A wake-up reaches a job that was put away and waits for just this; a running one is told by its engine. What nobody
