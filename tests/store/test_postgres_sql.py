@@ -17,12 +17,12 @@ from relight.core.changes import OPS
 from relight.core.row import Row
 from relight.store.migrate import load_migrations
 from relight.store.postgres import PostgresStore
-from relight.store.postgres.texts import in_schema, queries, statements
+from relight.store.postgres.texts import apply_text, in_schema, queries, statements
 from relight.store.sqlite import SqliteStore
 from relight.store.statements import parse_statements, read_sql
 
 OURS, THEIRS = "relight.store.postgres", "relight.store.sqlite"
-APPLY = parse_statements(read_sql(OURS, "sql", "apply.sql"))
+APPLY = parse_statements(apply_text())
 ROWS: list[type[msgspec.Struct]] = [*OPS, EventRow]
 HELPERS = ["begin", "commit", "fence", "lock_engines", "lock_queues", "lock_jobs", "wake_parents"]
 

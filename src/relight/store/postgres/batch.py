@@ -1,6 +1,6 @@
 """A batch as the statements that apply it, in their order.
 
-Owns which rows a batch locks first. Must not talk to the database. Read next: ``sql/apply.sql``.
+Owns which rows a batch locks first. Must not talk to the database. Read next: ``sql/apply/opening.sql``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from relight.core.row import Row
 from relight.store.store import Batch
 
 Statement = tuple[str, Mapping[str, object]]
-"""The name of a statement in ``apply.sql``, and its parameters."""
+"""The name of a statement in ``sql/apply``, and its parameters."""
 
 _OF_THE_RUN = (AcceptArguments, BeginStep, CopyStep, NewJob, NewToken, NoteStep, PutPublished, ReadSignal, UpdateStep)
 """Operations that name a job and need no lock on it: only the writer whose run it is does them, under its own fence."""

@@ -2,7 +2,7 @@
 
 One connection writes (the journal's thread), a few read; any number of processes may do so. A batch goes out in one piece
 from BEGIN to COMMIT (pipeline mode), so that it costs one round trip whatever its size, and every condition is checked by
-the server before the COMMIT is reached (``sql/apply.sql``). A transaction that met a deadlock is sent again as it is; one
+the server before the COMMIT is reached (``sql/apply``). A transaction that met a deadlock is sent again as it is; one
 whose COMMIT was not answered has an unknown outcome, which its batch number settles.
 """
 

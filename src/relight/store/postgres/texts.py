@@ -17,6 +17,9 @@ from relight.store.statements import parse_statements, read_sql
 
 PACKAGE = "relight.store.postgres"
 
+APPLY = ("opening", "claims", "steps", "people", "ends", "upkeep", "telling")
+"""The files of what a batch is made of, in its order."""
+
 _PARAMETER = re.compile(r"(?<![:\w]):(\w+)")
 _SELECT = re.compile(r"\brelight\.(\w+_json)\b")
 _SCHEMA = re.compile(r"\brelight\.(?=\w)")
@@ -47,9 +50,12 @@ def queries(schema: str) -> Mapping[str, bytes]:
 @lru_cache(maxsize=8)
 def statements(schema: str) -> Mapping[str, bytes]:
     """Return what batches are made of, by name."""
-    return {
-        name: as_query(text, schema) for name, text in parse_statements(read_sql(PACKAGE, "sql", "apply.sql")).items()
-    }
+    return {name: as_query(text, schema) for name, text in parse_statements(apply_text()).items()}
+
+
+def apply_text() -> str:
+    """Return the statements that batches are made of, in the order in which a batch sends them."""
+    return "".join(read_sql(PACKAGE, "sql", "apply", f"{part}.sql") for part in APPLY)
 
 
 def migrations() -> list[Migration]:
