@@ -17,6 +17,7 @@ from relight.client.blocking import in_thread, refuse_on_any_loop
 from relight.client.core import Core
 from relight.client.handles import AsyncJob, Job
 from relight.client.submitting import calls_of
+from relight.client.within import prepared, submission
 from relight.clock import Clock, SystemClock
 from relight.codec import Codec
 from relight.errors import InvalidArgument
@@ -189,6 +190,22 @@ class Client(_Opened):
         job_id, kind, created = self.core.submit(wf, args, _options(options))
         return Job(self.core, job_id, kind, created=created)
 
+    def submit_in(self, connection: Any, wf: Any, /, *args: Any, **options: Any) -> Job[Any]:
+        """Submit a job within a transaction of your own: it is there exactly if that transaction commits.
+
+        ``connection`` has that transaction open in the store's database: a ``psycopg.Connection``, or of SQLAlchemy a
+        ``Connection`` or ``Session``; nothing is committed here. Arguments, options and errors are those of ``submit``;
+        until the commit nobody else sees the job, and its handle knows nothing yet. A refused submit leaves the
+        transaction as it was. Keep it short: who follows the log waits for it. PostgreSQL only (``ConfigError``).
+        Needs the rights of an engine's role on the store's schema.
+        """
+        refuse_on_any_loop(f"{type(self).__name__}.submit_in()", _INSTEAD)
+        core = self.core
+        guest = core.store.guest()
+        command = prepared(core, wf, args, _options(options))
+        done = guest.run(connection, submission(core, command))
+        return Job(core, done[0], done[1], created=done[2])
+
     def submit_many(self, calls: Iterable[Call[R]], /) -> list[Job[R]]:
         """Submit many jobs, in as few transactions as they fit into; handles come in the order of the calls.
 
@@ -326,6 +343,18 @@ class AsyncClient(_Opened):
         """Submit a job: when this returns, it is on disk. See ``Client.submit``."""
         job_id, kind, created = await in_thread(self.core.submit, wf, args, _options(options))
         return AsyncJob(self.core, job_id, kind, created=created)
+
+    async def submit_in(self, connection: Any, wf: Any, /, *args: Any, **options: Any) -> AsyncJob[Any]:
+        """Submit a job within a transaction of your own: it is there exactly if that transaction commits.
+
+        ``connection`` is a ``psycopg.AsyncConnection``, or of SQLAlchemy an ``AsyncConnection`` or ``AsyncSession``.
+        See ``Client.submit_in``.
+        """
+        core = self.core
+        guest = core.store.guest()
+        command = await in_thread(prepared, core, wf, args, _options(options))
+        done = await guest.run_async(connection, submission(core, command))
+        return AsyncJob(core, done[0], done[1], created=done[2])
 
     async def submit_many(self, calls: Iterable[Call[R]], /) -> list[AsyncJob[R]]:
         """Submit many jobs, in as few transactions as they fit into. See ``Client.submit_many``."""

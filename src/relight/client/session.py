@@ -88,9 +88,12 @@ class Session:
         self._journal.start()
 
     def _opening(self, client_id: EngineId) -> Command:
-        now_ms = self.clock.now_ms()
         with self.store.reading() as reads:
-            heads = tuple(reads.unnamed_heads())
+            return self.opening(client_id, tuple(reads.unnamed_heads()))
+
+    def opening(self, client_id: EngineId, heads: tuple[tuple[EngineId, int, str], ...]) -> OpenWriterNow:
+        """Return a client's first words."""
+        now_ms = self.clock.now_ms()
         row = OpenWriter(
             client_id,
             Role.CLIENT,

@@ -96,7 +96,7 @@ class Submitting(Session):
         """Submit many jobs, as few transactions as they fit into; return id, kind and newness of each, in order."""
         self.before_submit()
         if self.require_recovered:
-            self._refuse_while_owed()
+            self.refuse_while_owed()
         owners = self._owners(commands)
         fresh = [c for c in commands if (c.kind, c.idempotency_key) not in owners]
         errors = dict(zip((c.job_id for c in fresh), self._apply_all(fresh), strict=True))
@@ -131,12 +131,7 @@ class Submitting(Session):
     ) -> tuple[str, str, bool]:
         owner = owners.get((command.kind, command.idempotency_key)) if command.idempotency_key is not None else None
         if owner is not None and owner.job_id != command.job_id:
-            if owner.inputs_hash != command.inputs_hash:
-                raise IdempotencyMismatch(
-                    f'key "{command.idempotency_key}" belongs to {owner.kind} {short(owner.job_id)} ({owner.state}) with '
-                    f"{_what_differs(self.find(owner.job_id).inputs or 'null', command.inputs)}. Use another key, or fork that job",
-                    job_id=owner.job_id,
-                )
+            self.refuse_other_inputs(command, owner)
             self.journal.put(
                 NoteDuplicate(job=ref_of(owner), idempotency_key=command.idempotency_key or "", who=command.who),
                 lazy=True,
@@ -145,6 +140,17 @@ class Submitting(Session):
         if error is not None:
             raise error
         return command.job_id, command.kind, True
+
+    def refuse_other_inputs(self, command: SubmitJob, owner: JobRecord) -> None:
+        """Raise ``IdempotencyMismatch`` when the owner of a submit's key was submitted with other arguments."""
+        if owner.inputs_hash == command.inputs_hash:
+            return
+        inputs = owner.inputs if owner.inputs is not None else self.find(owner.job_id).inputs
+        raise IdempotencyMismatch(
+            f'key "{command.idempotency_key}" belongs to {owner.kind} {short(owner.job_id)} ({owner.state}) with '
+            f"{_what_differs(inputs or 'null', command.inputs)}. Use another key, or fork that job",
+            job_id=owner.job_id,
+        )
 
     def _owners(self, commands: Sequence[SubmitJob]) -> dict[tuple[str, str | None], JobRecord]:
         keys: dict[str, list[str]] = {}
@@ -159,7 +165,8 @@ class Submitting(Session):
                         found[(kind, job.idempotency_key)] = job
         return found
 
-    def _refuse_while_owed(self) -> None:
+    def refuse_while_owed(self) -> None:
+        """Raise ``RecoveryPending`` while runs of dead engines are not accounted for."""
         with self.store.reading() as reads:
             owed = reads.count_running_of_dead()
         if owed:

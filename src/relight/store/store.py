@@ -15,15 +15,17 @@ differs is said in ``Capabilities``. Read next: ``journal.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from relight.core.chain import EventRow, Head
 from relight.errors import StorageUnavailable
 from relight.ids import EngineId
 from relight.store.reads import Reads
+
+T = TypeVar("T")
 
 
 class Refused(Exception):
@@ -59,6 +61,26 @@ class Batch:
     head: Head
     rows: Mapping[str, str]
     events: Sequence[EventRow]
+
+
+Talk = Generator[Batch | tuple[str, str], Any, T]
+"""What is done within somebody else's transaction, as questions and answers, whichever colour its connection has.
+
+It yields a batch (answered with None, or ``Refused`` is thrown in) or a kind and an idempotency key (answered with the
+``JobRecord`` that owns it, or None), and returns what came of it.
+"""
+
+
+class Guest(Protocol):
+    """A store's way into transactions that callers opened on connections of their own."""
+
+    def run(self, connection: Any, talk: Talk[T]) -> T:
+        """Do what ``talk`` asks for and return what it returns. Raises ``InvalidArgument`` for a connection of another sort."""
+        ...
+
+    async def run_async(self, connection: Any, talk: Talk[T]) -> T:
+        """``run`` for a connection that is awaited."""
+        ...
 
 
 class Store(Protocol):
@@ -103,6 +125,10 @@ class Store(Protocol):
 
         Each watcher is its caller's own, for one thread, and cheap enough to ask every few milliseconds.
         """
+        ...
+
+    def guest(self) -> Guest:
+        """Return the way into callers' own transactions. Raises ``ConfigError`` where there is none."""
         ...
 
     def tidy(self) -> None:

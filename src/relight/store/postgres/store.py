@@ -24,6 +24,7 @@ from relight.model import Durability
 from relight.store.migrate import Migration, pending, refuse_outdated
 from relight.store.postgres.batch import statements_of
 from relight.store.postgres.connect import AGAIN, connect, place_of, setting, split_address, translate, translated
+from relight.store.postgres.guest import Guest
 from relight.store.postgres.texts import in_schema, migrations, queries, statements
 from relight.store.reads import Reads
 from relight.store.store import Batch, Capabilities, Probe
@@ -238,6 +239,10 @@ class PostgresStore:
         with self._lent() as db, translated(self.place, reading=False):
             text = "INSERT INTO relight.blobs VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING"
             self._run(db, text, (blob_hash, len(content.encode()), content, now_ms))
+
+    def guest(self) -> Guest:
+        """Return the way into callers' own transactions; see ``Store.guest``."""
+        return Guest(self._statements, self._queries, self.place, self._schema_number)
 
     def tidy(self) -> None:
         """Do nothing: the server looks after its own log; see ``Store.tidy``."""

@@ -18,7 +18,7 @@ import apsw
 import msgspec
 
 from relight.core.changes import OPS
-from relight.errors import StorageCorrupt, StorageUnavailable
+from relight.errors import ConfigError, StorageCorrupt, StorageUnavailable
 from relight.model import Durability
 from relight.store.migrate import Migration, load_migrations, pending, refuse_outdated
 from relight.store.reads import Reads
@@ -33,7 +33,7 @@ from relight.store.sqlite.connect import (
 )
 from relight.store.sqlite.integrity import look_over
 from relight.store.statements import parse_statements, read_sql
-from relight.store.store import Batch, Capabilities, Probe
+from relight.store.store import Batch, Capabilities, Guest, Probe
 
 _PACKAGE = "relight.store.sqlite"
 _QUERIES = parse_statements(read_sql(_PACKAGE, "sql", "queries.sql"))
@@ -228,6 +228,14 @@ class SqliteStore:
                 )
         finally:
             db.close()
+
+    def guest(self) -> Guest:
+        """Refuse: a file has one writer at a time, and it is Relight; see ``Store.guest``."""
+        raise ConfigError(
+            f"submit_in needs a PostgreSQL store; {self.place} is a file, which no transaction of yours can span. "
+            "Give submit() an idempotency_key and call it after your own commit, again if need be",
+            place=self.place,
+        )
 
     def tidy(self) -> None:
         """Checkpoint the WAL when it has grown long; see ``Store.tidy``. A failed fsync surfaces here, as it must."""
