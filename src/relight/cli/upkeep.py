@@ -1,4 +1,4 @@
-"""``relight verify`` and ``relight db upgrade``: a store's promises, and its schema."""
+"""``relight verify``, ``relight db upgrade`` and ``relight db copy``: a store's promises, its schema, and where it lives."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from relight.core.events import SchemaUpgraded
 from relight.core.why_words import count
 from relight.errors import Conflict
 from relight.ids import short
+from relight.model import EngineState
 from relight.proof.lockfile import probe, state_dir_for
 from relight.recorder.invariants import Report
 from relight.settings import resolve
 from relight.store.migrate import Migration
+from relight.store.moving import Movable, copy_all
 from relight.store.open import store_at
 from relight.store.store import Store
 
@@ -70,7 +72,7 @@ class _Upgradable(Store, Protocol):
 
 @click.group()
 def db() -> None:
-    """Look after a store's schema."""
+    """Look after a store: its schema, and where it lives."""
 
 
 @db.command()
@@ -101,3 +103,67 @@ def upgrade(by: str | None, store: str | None) -> None:
         client.core.journal.execute(Tell(payload=told, who=client.core.who(by)), patience_seconds=5)
     names = ", ".join(f"{migration.number} {migration.name}" for migration in done)
     say(visible(f"{target.place} upgraded: {names}"))
+
+
+@db.command()
+@json_option
+@click.option("--from", "source", required=True, metavar="STORE", help="The store to copy. Nothing is written to it.")
+@click.option("--to", "target", required=True, metavar="STORE", help="A new store, of any sort: it is made.")
+def copy(as_json: bool, source: str, target: str) -> None:
+    """Move house: copy a store into a new one, whatever database either is. Both are verified afterwards.
+
+    Jobs in every state but running, with their events and chains. Refused while an engine is live on the source, and when
+    one has died there that nobody has recovered yet. Stop its clients, too: what they write later is not in the copy.
+    """
+    from relight.recorder.verify import verify_store
+
+    old, new = store_at(source), store_at(target)
+    assert isinstance(old, Movable) and isinstance(new, Movable)
+    old.open(create=False)
+    try:
+        _refuse_unsettled(old)
+        new.open(create=True)
+        try:
+            counts = copy_all(old, new, progress=_copying if on_terminal() else lambda table, rows: None)
+        finally:
+            new.close()
+    finally:
+        old.close()
+    if on_terminal():
+        sys.stderr.write("\r\x1b[K")
+    reports = {place: verify_store(address) for place, address in ((old.place, source), (new.place, target))}
+    if as_json:
+        ok = {place: report.ok for place, report in reports.items()}
+        say_json({"from": old.place, "to": new.place, "rows": dict(counts), "verified": ok})
+    else:
+        say(visible(f"{new.place} holds {counts['jobs']:,} jobs and {counts['events']:,} events of {old.place}"))
+        for place, report in reports.items():
+            _say_report(report, place)
+    if not all(report.ok for report in reports.values()):
+        click.get_current_context().exit(Exit.FAILED)
+
+
+def _refuse_unsettled(store: Store) -> None:
+    """Refuse a store that an engine is live on, or one in which a dead engine is not accounted for."""
+    with store.reading() as reads:
+        unsettled = [e for e in reads.engines(limit=0) if e.state in (EngineState.LIVE, EngineState.SILENT)]
+    for engine in unsettled:
+        lock = probe(state_dir_for(store.place), engine.engine_id, engine.nonce)
+        named = f"engine {engine.name} {short(engine.engine_id)} (process {engine.pid})"
+        if lock.locked or (store.capabilities.time_is_proof and not lock.found):
+            raise Conflict(
+                f"{named} is live on {store.place}. Stop every engine on it, then copy. Nothing was copied",
+                engine_id=engine.engine_id,
+                pid=engine.pid,
+            )
+        raise Conflict(
+            f"{named} died on {store.place} and is not accounted for. Let an engine recover it (relight worker MODULE --store "
+            f"{store.place}), stop that, then copy. Nothing was copied",
+            engine_id=engine.engine_id,
+            pid=engine.pid,
+        )
+
+
+def _copying(table: str, rows: int) -> None:
+    sys.stderr.write(f"\r\x1b[K{table}: {rows:,}")
+    sys.stderr.flush()

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from zlib import crc32
 
@@ -25,6 +25,7 @@ from relight.store.migrate import Migration, pending, refuse_outdated
 from relight.store.postgres.batch import statements_of
 from relight.store.postgres.connect import AGAIN, connect, place_of, setting, split_address, translate, translated
 from relight.store.postgres.guest import Guest
+from relight.store.postgres.moving import PostgresDump, PostgresFill, dumping, filling
 from relight.store.postgres.texts import in_schema, migrations, queries, statements
 from relight.store.reads import Reads
 from relight.store.store import Batch, Capabilities, Probe
@@ -243,6 +244,14 @@ class PostgresStore:
     def guest(self) -> Guest:
         """Return the way into callers' own transactions; see ``Store.guest``."""
         return Guest(self._statements, self._queries, self.place, self._schema_number)
+
+    def dump(self) -> AbstractContextManager[PostgresDump]:
+        """Give a snapshot of all tables; see ``moving.Movable``."""
+        return dumping(self._connect(writer=False), self.schema, self.place)
+
+    def fill(self) -> AbstractContextManager[PostgresFill]:
+        """Give the transaction that fills an empty store; see ``moving.Movable``."""
+        return filling(self._connect(writer=True), self.schema, self.place)
 
     def tidy(self) -> None:
         """Do nothing: the server looks after its own log; see ``Store.tidy``."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import apsw
@@ -32,6 +32,7 @@ from relight.store.sqlite.connect import (
     translated,
 )
 from relight.store.sqlite.integrity import look_over
+from relight.store.sqlite.moving import SqliteDump, SqliteFill, dumping, filling
 from relight.store.statements import parse_statements, read_sql
 from relight.store.store import Batch, Capabilities, Guest, Probe
 
@@ -236,6 +237,15 @@ class SqliteStore:
             "Give submit() an idempotency_key and call it after your own commit, again if need be",
             place=self.place,
         )
+
+    def dump(self) -> AbstractContextManager[SqliteDump]:
+        """Give a snapshot of all tables; see ``moving.Movable``."""
+        return dumping(self._reader(), self.path)
+
+    def fill(self) -> AbstractContextManager[SqliteFill]:
+        """Give the transaction that fills an empty store; see ``moving.Movable``."""
+        db = connect(self.path, self.durability, create=False, writer=True)
+        return filling(db, self.path, self.place)
 
     def tidy(self) -> None:
         """Checkpoint the WAL when it has grown long; see ``Store.tidy``. A failed fsync surfaces here, as it must."""
