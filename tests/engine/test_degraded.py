@@ -155,7 +155,7 @@ def test_a_clients_submit_is_refused_with_its_id_and_may_be_repeated(
     small_disk: SmallDisk, in_process: Start, place: Place
 ) -> None:
     engine = in_process(lease_seconds=0.5)
-    with Client(str(place.store), workflows=flows.ALL) as client:
+    with Client(place.store, workflows=flows.ALL) as client:
         client.submit(flows.count_up, 0).result(timeout_seconds=60)
         client.core.patience_seconds = 0.2
         small_disk.fill()
@@ -180,7 +180,7 @@ def test_a_submit_of_many_does_not_wait_for_ever(
 ) -> None:
     engine = in_process(lease_seconds=0.5)
     place.eventually(lambda: engine.health()["ok"], "the gate opens")
-    with Client(str(place.store), workflows=flows.ALL) as client:
+    with Client(place.store, workflows=flows.ALL) as client:
         by: Client = client if through == "client" else engine
         by.core.patience_seconds = 0.2
         small_disk.fill()
@@ -255,12 +255,13 @@ def test_killed_while_the_disk_is_full_it_recovers_once_it_is_not(small_disk: Sm
     place.assert_sound()
 
 
+@pytest.mark.sqlite_file("limits the WAL")
 def test_a_process_that_may_write_no_larger_files_waits(place: Place) -> None:
     """Needs no root: the kernel refuses each write beyond a limit of the process."""
     child = place.engine(lease_seconds=0.5)
     ids = child("submit", kind="three", numbers=[0, 1, 2])
     child("inside", door="hold", count=3)
-    child("limit_files", size=place.store.with_name("relight.db-wal").stat().st_size)
+    child("limit_files", size=Path(f"{place.store}-wal").stat().st_size)
     place.eventually(lambda: child("health")["degraded"], "the engine sees it")
     child("open", door="hold")
     assert {place.job(job_id).state for job_id in ids} == {JobState.RUNNING}

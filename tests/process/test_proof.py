@@ -132,7 +132,7 @@ class TestSilent:
             said = payload(event)
             assert (said["verdict"], said["reason"], said["evidence"]["process"]) == ("silent", "engine_silent", "T")
         assert {job.stalls for job in place.jobs()} == {0}, "no crash"
-        with Client(str(place.store), workflows=flows.ALL) as client:
+        with Client(place.store, workflows=flows.ALL) as client:
             assert client.submit(flows.count_up, 9).result(timeout_seconds=60) == 3, "everything else goes on"
             assert "held" in client.job(ids[0]).why().causes[0].code
             with pytest.raises(IllegalTransition, match="held"):

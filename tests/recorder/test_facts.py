@@ -9,6 +9,7 @@ import apsw
 import msgspec
 import pytest
 from tests.recorder.build import ANN, Engine, World
+from tests.stores import new_store
 
 from relight.core.commands import Command, JobRef
 from relight.core.commands import engines as ce
@@ -46,7 +47,7 @@ class Counted:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path / "jobs.db")
+    made = World(new_store(tmp_path))
     yield made
     made.close()
 
