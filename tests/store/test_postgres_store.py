@@ -35,7 +35,8 @@ def admin(postgres: Server, database: str) -> Any:
 
 
 def test_an_address_names_its_schema_and_hides_its_password() -> None:
-    info, schema = split_address("postgresql://ann:secret@db.example:5433/app?schema=jobs&sslmode=require")
+    info, schema, notifies = split_address("postgresql://ann:secret@db.example:5433/app?schema=jobs&sslmode=require")
+    assert notifies and not split_address("postgresql://localhost/app?notify=off")[2]
     assert schema == "jobs" and "schema" not in info and "sslmode=require" in info
     assert place_of(info, schema) == "postgresql://ann@db.example:5433/app?schema=jobs"
 
