@@ -134,7 +134,7 @@ class TestAtRecovery:
         assert bad_row(place, ids[3]).code == "no_run"
 
     @pytest.mark.parametrize(
-        "column", ["trace_id = ''", "attempt = -7", "begun = 0", "max_stalls = 0", "metrics = '{'"]
+        "column", ["trace_id = ''", "attempt = -7", "begun = false", "max_stalls = 0", "metrics = '{'"]
     )
     def test_whatever_else_is_wrong_with_a_row_the_others_go_on(
         self, in_process: Start, place: Place, ids: list[str], column: str

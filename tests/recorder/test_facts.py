@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import apsw
 import msgspec
 import pytest
 from tests.recorder.build import ANN, Engine, World
-from tests.stores import new_store
+from tests.stores import change_behind, new_store
 
 from relight.core.commands import Command, JobRef
 from relight.core.commands import engines as ce
@@ -173,8 +172,7 @@ class TestOneJob:
 
 
 def damage(world: World, sql: str, *values: object) -> None:
-    with apsw.Connection(str(world.path)) as db:
-        db.execute(sql, values)
+    change_behind(str(world.path), sql, values)
 
 
 class TestChildren:

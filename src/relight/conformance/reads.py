@@ -237,11 +237,11 @@ def test_a_snapshot_is_one_moment(store_factory: StoreFactory) -> None:
             assert len(reads.signals(job.job_id)) == 2
 
 
-def soon(look: Callable[[], bool]) -> bool:
-    """Look until it is so, for some seconds at most."""
+def changes(token: Callable[[], int], seen: int) -> bool:
+    """Tell whether a watcher gives another number within some seconds."""
     clock = threading.Event()
     for _ in range(5000):
-        if look():
+        if token() != seen:
             return True
         clock.wait(0.001)
     return False
@@ -255,7 +255,7 @@ def test_a_watcher_notices_what_others_commit(store_factory: StoreFactory) -> No
         for _ in range(3):
             seen = token()
             client.submit()
-            assert soon(lambda seen=seen: token() != seen)
+            assert changes(token, seen)
 
 
 def test_a_store_that_is_closed_says_so(store_factory: StoreFactory) -> None:

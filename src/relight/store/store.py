@@ -111,6 +111,10 @@ class Store(Protocol):
         """
         ...
 
+    def now_ms(self) -> int | None:
+        """Return the server's wall clock; None where the store has none but this machine's."""
+        ...
+
     def tidy(self) -> None:
         """Do the upkeep that is due (checkpoint of the WAL). Called by the journal between batches."""
         ...

@@ -245,6 +245,12 @@ class PostgresStore:
             text = "INSERT INTO relight.blobs VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING"
             self._run(db, text, (blob_hash, len(content.encode()), content, now_ms))
 
+    def now_ms(self) -> int | None:
+        """Ask the server for its time; see ``Store.now_ms``."""
+        with self._lent() as db, translated(self.place, reading=True):
+            row = db.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint", prepare=True).fetchone()
+        return None if row is None else int(row[0])
+
     def tidy(self) -> None:
         """Do nothing: the server looks after its own log; see ``Store.tidy``."""
 
