@@ -4,6 +4,7 @@
 PYTHON ?= python3
 JOBS ?= 2
 ARGS ?=
+STORE ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,8 +22,8 @@ help:  ## print this list
 ## the main things -----------------------------------------------------------------------------------------------------
 
 .PHONY: demo
-demo: $(READY)  ## run `relight demo`: a census of real files that survives kill -9
-	@$(BIN)/relight demo $(ARGS)
+demo: $(READY)  ## run `relight demo`: a census of real files that survives kill -9 (STORE=postgresql: there)
+	@$(if $(filter postgresql,$(STORE)),$(BIN)/python -m tests.demo_on_postgresql,$(BIN)/relight demo) $(ARGS)
 
 .PHONY: test
 test: $(READY)  ## run every test

@@ -26,6 +26,7 @@ from relight.model import Delivery, JobInfo, JobState, OnStall
 from relight.settings import resolve
 from relight.store.open import store_at
 from relight.store.store import Probe, Store
+from relight.store.time import clock_of
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -69,7 +70,7 @@ class _Opened:
         return Core(
             store,
             self._registry,
-            self._clock,
+            clock_of(store, self._clock),
             self._ids,
             actor=self._actor,
             require_recovered=self._require_recovered,

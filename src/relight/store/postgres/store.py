@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 from zlib import crc32
 
@@ -23,8 +23,10 @@ from relight.errors import ConfigError, StorageCorrupt, StorageUnavailable
 from relight.model import Durability
 from relight.store.migrate import Migration, pending, refuse_outdated
 from relight.store.postgres.batch import statements_of
+from relight.store.postgres.checks import damage_in
 from relight.store.postgres.connect import AGAIN, connect, place_of, setting, split_address, translate, translated
 from relight.store.postgres.guest import Guest
+from relight.store.postgres.listening import FLOOR_MS, TOLD, Listener, channel_of, lend_listener
 from relight.store.postgres.moving import PostgresDump, PostgresFill, dumping, filling
 from relight.store.postgres.texts import in_schema, migrations, queries, statements
 from relight.store.reads import Reads
@@ -39,10 +41,9 @@ IDLE_READERS = 4
 class PostgresStore:
     """See ``relight.store.store.Store``. ``probe`` is called with the name of each durable boundary reached."""
 
-    capabilities = Capabilities(time_is_proof=True, notifies=False)
-
     def __init__(self, address: str, *, durability: Durability = "power", probe: Probe | None = None) -> None:
-        self._info, self.schema = split_address(address)
+        self._info, self.schema, notifies = split_address(address)
+        self.capabilities = Capabilities(time_is_proof=True, notifies=notifies)
         self.place = place_of(self._info, self.schema)
         self.durability: Durability = durability
         self._probe = probe
@@ -56,6 +57,11 @@ class PostgresStore:
         self._schema_number = 0
         self._settings: dict[str, object] = {}
         self._pid = 0
+        self._served_by: tuple[Any, ...] | None = None
+        self._left: tuple[Any, ...] | None = None
+        self._wrote_as = ""
+        self._listener: Listener | None = None
+        self._give_back: Callable[[], None] = lambda: None
 
     def _connect(self, *, writer: bool) -> psycopg.Connection[Any]:
         return connect(self._info, self.place, self.durability, writer=writer)
@@ -76,6 +82,8 @@ class PostgresStore:
                     self._migrate(db)
                     missing, _ = self._missing(db)
                 refuse_outdated(missing, self.place)
+                served = "SELECT pid, backend_start FROM pg_catalog.pg_stat_activity WHERE pid = pg_backend_pid()"
+                served_by = db.execute(served).fetchone()
                 self._schema_number = len(migrations())
                 self._settings = {
                     "postgresql": setting(db, "server_version"),
@@ -86,7 +94,7 @@ class PostgresStore:
         except BaseException:  # boundary: cleaned up after, and raised again
             db.close()
             raise
-        self._writer = db
+        self._writer, self._served_by = db, served_by
         self._pid = os.getpid()
         self._opened += 1
 
@@ -173,30 +181,50 @@ class PostgresStore:
             connections = [db for db in (self._writer, *self._watchers, *self._idle) if db is not None]
             self._writer = None
             self._idle, self._watchers = [], []
+            give_back, self._listener, self._give_back = self._give_back, None, lambda: None
+        give_back()
         for db in connections:
             db.close()
 
     def reopen(self) -> None:
         """Connect the writer anew; see ``Store.reopen``. A transaction that the old connection left behind is ended first."""
-        old = self._writer
+        old, served_by = self._writer, self._served_by
         self.open(create=False)
+        self._left = served_by if self._left is None else self._left
         if old is not None:
-            self._end(old)
+            old.close()
+        self._end_what_is_left()
 
-    def _end(self, old: psycopg.Connection[Any]) -> None:
-        """Close a connection, and wait until the server has ended what it was doing: only then is its outcome known."""
-        server_pid = old.info.backend_pid
-        old.close()
+    def _end_what_is_left(self) -> None:
+        """Wait until the server has ended what the old connection asked for: only then is its outcome known.
+
+        A connection that is broken no longer knows its process, so that was asked for at its begin, with the time, since
+        numbers come again. Where a pooler is in between and there is no such process, the row that every batch of the
+        writer begins with is waited for.
+        """
         db = self._connection()
         with translated(self.place, reading=True):
-            db.execute("SELECT pg_terminate_backend(%s, 5000)", (server_pid,))
+            if self._left is not None:
+                text = (
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_catalog.pg_stat_activity "
+                    "WHERE pid = %s AND backend_start = %s"
+                )
+                ended = db.execute(text, self._left).fetchone()
+                if ended is not None and not ended[0]:
+                    raise StorageUnavailable(f"{self.place} has not ended an earlier transaction yet", place=self.place)
+            text = "SELECT 1 FROM relight.engines WHERE engine_id = %s FOR NO KEY UPDATE"
+            self._run(db, text, (self._wrote_as,))
+        self._left = None
 
     # writing
 
     def apply(self, batch: Batch) -> None:
         """Apply one batch; see ``Store.apply``."""
         db = self._connection()
+        self._wrote_as = batch.writer_id
         todo = [(self._statements[name], values) for name, values in statements_of(batch, self._schema_number)]
+        if self.capabilities.notifies and not TOLD.isdisjoint(batch.rows):
+            todo.append((b"SELECT pg_notify(%(channel)s, '')", {"channel": channel_of(self.schema)}))
         if self._probe is not None:
             self._probe("before_commit")
         for left in reversed(range(TRIES)):
@@ -213,15 +241,24 @@ class PostgresStore:
     @staticmethod
     def _send(db: psycopg.Connection[Any], todo: list[tuple[bytes, Mapping[str, object]]]) -> None:
         """Send a transaction as one piece. An error that the server tells leaves it rolled back."""
+        failed: psycopg.Error | None = None
         try:
-            with db.pipeline():
-                cursor = db.cursor()
-                for text, values in todo:
-                    cursor.execute(text, values or None, prepare=True)
-        except psycopg.Error:
+            with db.pipeline() as pipeline:
+                try:
+                    cursor = db.cursor()
+                    for text, values in todo:
+                        cursor.execute(text, values or None, prepare=True)
+                except psycopg.Error as error:
+                    failed = error
+                    with suppress(psycopg.Error):
+                        pipeline.sync()  # what the server skipped is read, so that leaving has nothing to complain of
+        except psycopg.Error as error:
+            failed = failed or error
+        if failed is not None:
             if not db.closed:
-                db.rollback()
-            raise
+                with suppress(psycopg.Error):
+                    db.rollback()
+            raise failed
 
     def _connection(self) -> psycopg.Connection[Any]:
         if self._writer is None:
@@ -252,6 +289,12 @@ class PostgresStore:
     def fill(self) -> AbstractContextManager[PostgresFill]:
         """Give the transaction that fills an empty store; see ``moving.Movable``."""
         return filling(self._connect(writer=True), self.schema, self.place)
+
+    def now_ms(self) -> int | None:
+        """Ask the server for its time; see ``Store.now_ms``."""
+        with self._lent() as db, translated(self.place, reading=True):
+            row = db.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint", prepare=True).fetchone()
+        return None if row is None else int(row[0])
 
     def tidy(self) -> None:
         """Do nothing: the server looks after its own log; see ``Store.tidy``."""
@@ -294,17 +337,44 @@ class PostgresStore:
                     with translated(self.place, reading=True):
                         db.rollback()
 
-    def watch(self) -> Callable[[], int]:
-        """Return a number made of the server's snapshot, which changes with every commit; see ``Store.watch``.
+    @contextmanager
+    def looking(self) -> Iterator[Callable[[str, tuple[Any, ...]], list[tuple[Any, ...]]]]:
+        """Lend a read-only connection for SQL that names tables without their schema; the store need not be open."""
+        db = self._connect(writer=False)
+        try:
+            with translated(self.place, reading=True):
+                path = sql.SQL("SET search_path TO {}").format(sql.Identifier(self.schema))
+                db.execute(path)
+                db.execute("SET default_transaction_read_only = on")
+                yield lambda text, values: db.execute(text.encode(), values).fetchall()
+        finally:
+            db.close()
 
-        It reads no table and takes no lock. It is one of all the server's databases: that others commit looks the same.
+    def check_integrity(self) -> list[str]:
+        """Return what is wrong with indexes and with the guards of the log. Cost: reads each index, if there is amcheck."""
+        with self._lent() as db, translated(self.place, reading=True):
+            return damage_in(db, self.schema)
+
+    def watch(self) -> Callable[[], int]:
+        """Return a number made of what was announced and, now and then, of the server's snapshot; see ``Store.watch``.
+
+        The snapshot changes with every commit. It reads no table and takes no lock, and is one of all the server's
+        databases: that others commit looks the same.
         """
         held: list[psycopg.Connection[Any]] = []
         serial = [0]
+        asked_at, row, heard = 0.0, None, 0
 
         def token() -> int:
-            if self._writer is None:
+            nonlocal asked_at, row, heard
+            writer, listener = self._writer, self._listening()
+            if writer is None:
                 raise StorageUnavailable(f"{self.place} is not open", place=self.place)
+            if listener is not None:
+                heard = listener.heard(writer.info.backend_pid)
+                if listener.well and time.monotonic() - asked_at < FLOOR_MS / 1000 and serial[0] == self._opened:
+                    return hash((serial[0], row, heard))
+            asked_at = time.monotonic()
             if not held or serial[0] != self._opened or held[0].closed:
                 serial[0] = self._opened
                 old, held[:] = list(held), [self._connect(writer=False)]
@@ -314,9 +384,21 @@ class PostgresStore:
                     db.close()
             with translated(self.place, reading=True):
                 row = held[0].execute("SELECT pg_current_snapshot()::text", prepare=True).fetchone()
-            return hash((serial[0], row))
+            return hash((serial[0], row, heard))
 
         return token
+
+    def _listening(self) -> Listener | None:
+        """Return who listens for announcements, from the first question on; None where that is turned off."""
+        if not self.capabilities.notifies or self._writer is None:
+            return None
+        with self._lock:
+            if self._listener is None:
+                lent = lend_listener(self._info, self.schema, lambda: self._connect(writer=False))
+                self._listener, self._give_back = lent
+            listener = self._listener
+        listener.leave_out(self._writer.info.backend_pid)
+        return listener
 
     def health(self) -> Mapping[str, object]:
         """Return what can be said of the server; see ``Store.health``."""
@@ -325,6 +407,7 @@ class PostgresStore:
             "psycopg": psycopg.__version__,
             "durability": self.durability,
             "schema": self._schema_number,
+            "notify": self.capabilities.notifies,
             **self._settings,
         }
 
