@@ -29,6 +29,10 @@ demo: $(READY)  ## run `relight demo`: a census of real files that survives kill
 test: $(READY)  ## run every test
 	@$(PYTEST) $(ARGS)
 
+.PHONY: test-postgresql
+test-postgresql: $(READY)  ## run the tests of whole jobs on PostgreSQL: the system's server, else the one of a wheel
+	@RELIGHT_TEST_STORE=postgresql $(PYTEST) -m "not slow" tests/flow $(ARGS)
+
 .PHONY: model
 model: $(READY)  ## drive the store and a naive model with 2,000 scripts of 50 steps: some six minutes
 	@RELIGHT_TEST_PROFILE=thorough $(BIN)/python -m pytest tests/model $(ARGS)
