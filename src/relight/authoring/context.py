@@ -124,6 +124,10 @@ class RunPort(Protocol):
         """Make the command that submits a child."""
         ...
 
+    def first_child_id(self, parent_key: str, index: int, started: str) -> str:
+        """Return under which id a place started its child first."""
+        ...
+
     def decode_result(self, kind: str, text: str | None) -> Any:
         """Decode a job's outputs as its workflow's result."""
         ...

@@ -21,12 +21,14 @@ from relight.core.commands.steering import (
     GiveDecision,
     SendSignal,
     SettleDoubt,
+    children_of,
     decide_accept,
     decide_end,
     decide_resume,
     decide_retry,
     failures_that_ended,
     ref_of,
+    starts_to_reopen,
 )
 from relight.core.flow import DOUBT_OPTIONS, digest
 from relight.core.history import History
@@ -169,7 +171,10 @@ class Steering(Session):
         """Return the command that retries a job as it is now."""
         with self.store.reading() as reads:
             steps = reads.steps(job.job_id)
-        return decide_retry(job, who, failures_that_ended(job.error, steps, all_failed=all_failed))
+            started = children_of(steps)
+            heads = reads.job_heads([child for ids in started.values() for child in ids]) if started else []
+        reopen = failures_that_ended(job.error, steps, all_failed=all_failed)
+        return decide_retry(job, who, [*reopen, *starts_to_reopen(job, started, heads)])
 
     def accepting(self, job: JobRecord, who: Who) -> Command:
         """Return the command that accepts what stopped a job: a mismatch, or that no live engine has its version.

@@ -9,7 +9,7 @@ import traceback
 
 import msgspec
 
-from relight.errors import StepError, StepFailed, type_name
+from relight.errors import StepError, StepFailed, WaitTimeout, type_name
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -79,6 +79,7 @@ def failure_of(
         message=_message(error),
         names=tuple(type_name(t) for t in type(error).__mro__ if issubclass(t, BaseException)),
         code=code if isinstance(code, str) else None,
+        step_key=error.fields.get("step_key") if isinstance(error, WaitTimeout) else None,
         details=details,
         traceback=_clean("".join(traceback.format_exception(error, limit=-30))[-8000:]),
         tries=tries,

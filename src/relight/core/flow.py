@@ -395,6 +395,8 @@ def _record_failure(
             failure = failure_of(
                 error, tries=try_number, certain=certain, details=details_text(error), declared=declared
             )
+    if step.policy == "fail" and not certain:
+        next_at, failure = None, msgspec.structs.replace(failure, code="in_doubt")  # no try may follow: it fails here
     state = StepState.FAILED if next_at is None else StepState.BACKOFF if certain else StepState.IN_DOUBT
     yield Persist(
         FailTry(

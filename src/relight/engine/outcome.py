@@ -97,12 +97,16 @@ def _completed(run: Run, engine: Ended, text: str, removed: tuple[StepKey, ...],
 
 def _failed(run: Run, engine: Ended, failure: Failure, now_ms: int) -> Command:
     return FinishRun(
-        state=JobState.FAILED, reason=f"failed:{failure.type}"[:200], failure=failure, **_base(run, engine, now_ms)
+        state=JobState.FAILED,
+        reason=f"failed:{failure.type}"[:200],
+        failure=failure,
+        issues=run.issues.text(),
+        **_base(run, engine, now_ms),
     )
 
 
 def _ended_as_asked(run: Run, engine: Ended, end: End, now_ms: int) -> Command:
-    base = _base(run, engine, now_ms)
+    base = {**_base(run, engine, now_ms), "issues": run.issues.text()}
     if end.code == "cancel":
         return FinishRun(state=JobState.CANCELLED, reason="cancelled", by=end.by, by_reason=end.reason, **base)
     if end.code == "deadline":

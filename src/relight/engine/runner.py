@@ -20,6 +20,7 @@ from relight.clock import to_datetime
 from relight.core import events as ev
 from relight.core import flow as f
 from relight.core import waits
+from relight.core.children import LookOwners
 from relight.core.commands.outside import MakeToken
 from relight.core.commands.steering import WithdrawQuestion
 from relight.core.commands.steps import AbandonStep, BeginTry, NoteOverdue
@@ -42,6 +43,29 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 NO_LIMIT: contextlib.nullcontext[None] = contextlib.nullcontext()
 """Stands for ``asyncio.timeout(None)``, which is a tenth of the cost of a trivial step."""
+
+
+class Once:
+    """A call that begins in a thread, unless whoever wanted it has given it up before."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._call = call
+        self._claimed = threading.Lock()
+
+    def __call__(self) -> Any:
+        """Begin; raises ``CancelRequested`` when it was given up before."""
+        if not self._claimed.acquire(blocking=False):
+            raise CancelRequested("given up before it began")
+        return self._call()
+
+    def give_up(self) -> bool:
+        """Let it not begin; tell whether it had not."""
+        return self._claimed.acquire(blocking=False)
+
+
+def _look_at(ended: Any) -> None:
+    if not ended.cancelled():
+        ended.exception()
 
 
 class Conductor(Family, Saying, Port):
@@ -224,7 +248,7 @@ class Conductor(Family, Saying, Port):
                 return engine.look_token(token)
             case waits.LookJob(job_id):
                 return engine.look_job(job_id)
-            case waits.LookOwners(children):
+            case LookOwners(children):
                 return engine.owners_of(children)
             case _:
                 raise TypeError(f"nobody knows how to do {request!r}")
@@ -396,7 +420,7 @@ class Conductor(Family, Saying, Port):
         self.run.invoke_begins()
         try:
             if not step.is_async:
-                return await self.in_thread(lambda: self._invoke_here(request, function))
+                return await self._in_thread_to_its_end(lambda: self._invoke_here(request, function))
             self.run.step_begins(call.key, request.try_number, path_here())
             try:
                 return await self._call_async(request, function)
@@ -412,6 +436,30 @@ class Conductor(Family, Saying, Port):
             self.run.invoke_ends()
             # Not before the outcome is here: leaving is a cancellation, which would take it away unrecorded.
             self.run.leave_when_idle()
+
+    async def _in_thread_to_its_end(self, call: Callable[[], T]) -> T:
+        """Run a step in a thread. After a request to end its line leaves once the thread is back: then it cleans up.
+
+        A thread cannot be stopped, and what cleans up must not run beside what it cleans up after. A line that was cut short
+        or given up by a sibling leaves at once, and so does one whose run was lost.
+        """
+        import asyncio
+
+        once = Once(call)
+        working = asyncio.ensure_future(self.in_thread(once))
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            if not once.give_up():
+                while self._waits_for_thread() and not working.done():
+                    with contextlib.suppress(asyncio.CancelledError):  # another line that leaves asks again
+                        await asyncio.wait([working])
+            working.add_done_callback(_look_at)
+            raise
+
+    def _waits_for_thread(self) -> bool:
+        run = self.run
+        return run.end is not None and run.lost is None and not run.is_cut(path_here()) and not self.engine.closed
 
     async def _call_async(self, request: f.Invoke, function: Callable[..., Any]) -> Returned | Raised:
         import asyncio
@@ -455,7 +503,7 @@ class Conductor(Family, Saying, Port):
         if run.lost is not None or run.suspending is not None:
             return
         if reason is None:
-            reason = "cancelled" if run.end is not None else "race" if run.is_cut(path_here()) else "sibling"
+            reason = "cancelled" if run.end is not None else run.why_cut(path_here()) or "sibling"
         command = AbandonStep(job=self.ref, step_key=key, try_number=try_number, reason=reason)
         try:
             self.engine.journal.put(command, lazy=True)
@@ -515,7 +563,7 @@ class Conductor(Family, Saying, Port):
             waiter = self._waiter(request, lambda _: latch.release())
         except CancelRequested:
             if self.run.is_cut(path_here()) and request.kind != "abandoned":
-                self._abandon_wait(request, self.run.cut_reason)
+                self._abandon_wait(request, self.run.why_cut(path_here()))
             raise
         if isinstance(waiter, str):
             return waiter

@@ -9,6 +9,7 @@ import msgspec
 
 from relight.authoring.registry import Registry
 from relight.clock import Clock
+from relight.core.commands import JobRef
 from relight.core.commands.jobs import SubmitJob
 from relight.core.flow import STOWED
 from relight.engine.runner import Conductor
@@ -16,7 +17,7 @@ from relight.errors import (
     IdempotencyMismatch,
     StorageCorrupt,
 )
-from relight.ids import JobId, short
+from relight.ids import short
 from relight.model import DecisionRecord, JobRecord, TokenRecord
 from relight.store.store import Store
 
@@ -77,13 +78,13 @@ class Shelf:
         with self.store.reading() as reads:
             return [row for row in reads.decisions(job_id) if row.state == "open"]
 
-    def owners_of(self, children: Sequence[SubmitJob]) -> dict[tuple[str, str], JobId]:
+    def owners_of(self, children: Sequence[SubmitJob]) -> dict[tuple[str, str], JobRef]:
         """Return which jobs own these submits' idempotency keys. Raises ``IdempotencyMismatch``."""
         by_kind: dict[str, dict[str, SubmitJob]] = {}
         for child in children:
             if child.idempotency_key is not None:
                 by_kind.setdefault(child.kind, {})[child.idempotency_key] = child
-        owners: dict[tuple[str, str], JobId] = {}
+        owners: dict[tuple[str, str], JobRef] = {}
         for kind, keyed in by_kind.items():
             with self.store.reading() as reads:
                 jobs = reads.jobs_by_keys(kind, list(keyed))
@@ -95,7 +96,7 @@ class Shelf:
                         "Use another key, or fork that job",
                         job_id=job.job_id,
                     )
-                owners[(kind, key)] = job.job_id
+                owners[(kind, key)] = JobRef(job.job_id, job.trace_id, kind)
         return owners
 
     def decode_result(self, kind: str, text: str | None, version: str | None = None) -> Any:

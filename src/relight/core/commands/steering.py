@@ -6,8 +6,8 @@ refuses, and the caller reads again (``decide_*`` return the command, or raise w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
 
@@ -17,6 +17,7 @@ from relight.core.changes import (
     Changes,
     CloseDecision,
     EndRun,
+    ExpectOrphan,
     MoveJob,
     NewSignal,
     ReleaseHold,
@@ -30,11 +31,12 @@ from relight.core.changes import (
 from relight.core.commands.base import Command, JobRef, event
 from relight.core.commands.jobs import end_payload
 from relight.core.failure import Failure
+from relight.core.keys import is_part
 from relight.core.redact import redact
 from relight.core.row import Row
 from relight.core.transitions import By, is_legal
 from relight.errors import IllegalTransition
-from relight.ids import EngineId, Ids, StepKey, short
+from relight.ids import EngineId, Ids, JobId, StepKey, short
 from relight.model import FINAL_STATES, Actor, JobRecord, JobState, RunState, StepKind, StepRecord, StepState
 
 
@@ -192,6 +194,20 @@ class RetryJob(_Move, frozen=True, kw_only=True):
         return Changes(rows, [self._tell(ev.JobRetried(), now_ms, ids)])
 
 
+PARENT_ENDED = "its parent ended"
+"""The reason why a child is asked to end when its parent has ended."""
+WITH_PARENT = "cancel:parent_ended"
+"""``status_reason`` of a child that had not begun when its parent ended."""
+
+
+def ended_with_parent(child: JobRecord) -> bool:
+    """Tell whether a child was cancelled, or is being cancelled, because its parent had ended."""
+    if child.completed_at is None:
+        return child.cancel_code == "cancel" and child.cancel_reason == PARENT_ENDED
+    asked = child.cancel_reason == PARENT_ENDED or child.status_reason == WITH_PARENT
+    return child.state is JobState.CANCELLED and asked
+
+
 class EndNow(_Move, frozen=True, kw_only=True):
     """End a job without a last run: one that never began, or by force. A running run is ended with it."""
 
@@ -201,6 +217,7 @@ class EndNow(_Move, frozen=True, kw_only=True):
     begun: bool | None = None
     failure: Failure | None = None
     open_decisions: tuple[str, ...] = ()
+    orphan: bool = False
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
         """Return the ends and the job's terminal event."""
@@ -210,6 +227,8 @@ class EndNow(_Move, frozen=True, kw_only=True):
             CloseDecision(decision, self.job.job_id, None, self.who.id, None, now_ms, False)
             for decision in self.open_decisions
         ]
+        if self.orphan:
+            rows.append(ExpectOrphan(self.job.job_id))
         if self.source is JobState.RUNNING:
             assert self.job.run_id is not None
             end = RunState.CANCELLED if self.target is JobState.CANCELLED else RunState.FAILED
@@ -223,13 +242,14 @@ class EndNow(_Move, frozen=True, kw_only=True):
 class RequestEnd(Command, frozen=True, kw_only=True):
     """Ask a job that has begun to end: it gets one last run, which cleans up. The first request stands.
 
-    ``code`` is ``cancel``, ``fail`` or ``deadline``.
+    ``code`` is ``cancel``, ``fail`` or ``deadline``. ``orphan``: refused unless the job's parent has ended.
     """
 
     job: JobRef
     code: str
     reason: str | None
     who: Who
+    orphan: bool = False
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
         """Return the request and ``job_cancel_requested`` or ``job_deadline_exceeded``."""
@@ -239,7 +259,8 @@ class RequestEnd(Command, frozen=True, kw_only=True):
             told = ev.JobDeadlineExceeded()
         else:
             told = ev.JobCancelRequested(reason=None if self.reason is None else redact(self.reason))
-        return Changes([row], [event(told, self.who, now_ms, ids, job=self.job)])
+        rows: list[Row] = [row, ExpectOrphan(self.job.job_id)] if self.orphan else [row]
+        return Changes(rows, [event(told, self.who, now_ms, ids, job=self.job)])
 
 
 class SendSignal(Command, frozen=True, kw_only=True):
@@ -408,7 +429,62 @@ def failures_that_ended(error: str | None, steps: Sequence[StepRecord], *, all_f
         failed = [s for s in failed if s.error and msgspec.json.decode(s.error).get("type") == kind]
     told = "" if all_failed or kind in ("ExceptionGroup", "BaseExceptionGroup") else str(failure.get("message", ""))
     children = [s for s in steps if _ended_badly(s) and (not told or short(s.waits_for or "") in told)]
-    return [step.step_key for step in (*failed, *children, *(s for s in steps if s.state is StepState.ABANDONED))]
+    abandoned = [s for s in steps if s.state is StepState.ABANDONED]
+    return [step.step_key for step in (*failed, *children, *abandoned)] + _timed_out(steps, failure, all_failed)
+
+
+def _timed_out(steps: Sequence[StepRecord], failure: Mapping[str, Any], all_failed: bool) -> list[StepKey]:
+    """Return the waits whose time-out reached the end of the job: they begin anew, with all their time."""
+    every = all_failed or failure.get("type") in ("ExceptionGroup", "BaseExceptionGroup")
+    late = [
+        step.step_key
+        for step in steps
+        if step.kind in (StepKind.SIGNAL, StepKind.CHILD_RESULT, StepKind.EXTERNAL)
+        and step.state is StepState.COMPLETED
+        and step.outcome == TIMED_OUT
+        and not is_part(step.step_key)
+        and (step.step_key == failure.get("step_key") or (every and not _has_default(step)))
+    ]
+    late += [s.step_key for s in steps if s.step_key == failure.get("step_key") and _expired(s)]
+    parts = [s.step_key for s in steps if is_part(s.step_key) and s.step_key.rpartition("!")[0] in late]
+    return [*late, *parts]
+
+
+def _expired(step: StepRecord) -> bool:
+    """Tell whether a step is a question that nobody answered in time."""
+    asked = step.kind is StepKind.ASK and step.state is StepState.COMPLETED and (step.outcome or "").startswith("{")
+    return asked and "expired_at" in msgspec.json.decode(step.outcome or "{}")
+
+
+def _has_default(step: StepRecord) -> bool:
+    return step.inputs is not None and bool(msgspec.json.decode(step.inputs).get("default"))
+
+
+TIMED_OUT = '"timeout"'
+"""The outcome of a wait whose time was up."""
+
+
+def children_of(steps: Iterable[StepRecord]) -> dict[StepKey, list[JobId]]:
+    """Return the ids that each start of children in a job returned."""
+    return {
+        step.step_key: msgspec.json.decode(step.outcome or "[]")
+        for step in steps
+        if step.kind is StepKind.CHILD and step.state is StepState.COMPLETED
+    }
+
+
+def starts_to_reopen(
+    job: JobRecord, started: Mapping[StepKey, Sequence[JobId]], heads: Iterable[JobRecord]
+) -> list[StepKey]:
+    """Return the starts of children that a retry opens: of those that still live, or that ended for want of their parent."""
+    anew = {
+        child.job_id
+        for child in heads
+        if child.parent_job_id == job.job_id
+        and not child.detached
+        and (child.completed_at is None or ended_with_parent(child))
+    }
+    return [key for key, ids in started.items() if not anew.isdisjoint(ids)]
 
 
 def _ended_badly(step: StepRecord) -> bool:
@@ -477,9 +553,18 @@ def decide_retry(job: JobRecord, who: Who, reopen: Sequence[StepKey]) -> RetryJo
 
 
 def decide_end(
-    job: JobRecord, who: Who, *, code: str, reason: str | None, force: bool, open_decisions: Sequence[str]
+    job: JobRecord,
+    who: Who,
+    *,
+    code: str,
+    reason: str | None,
+    force: bool,
+    open_decisions: Sequence[str],
+    orphan: bool = False,
 ) -> EndNow | RequestEnd:
     """Decide a cancel (``code`` cancel), an operator's fail (fail), or what a deadline does (deadline).
+
+    ``orphan``: a cancel because the job's parent has ended; refused when it has not, or was retried meanwhile.
 
     What never began ends at once, and so does anything by force; what has begun is asked to end in one last run.
     """
@@ -489,10 +574,10 @@ def decide_end(
     if job.state in FINAL_STATES:
         refuse_illegal(job, target, by, verb)
     if not force and job.begun:
-        return RequestEnd(job=ref_of(job), code=code, reason=reason, who=who)
+        return RequestEnd(job=ref_of(job), code=code, reason=reason, who=who, orphan=orphan)
     refuse_illegal(job, target, by, verb)
     failure = None
-    status = f"forced:{code}" if job.begun else code
+    status = WITH_PARENT if orphan else f"forced:{code}" if job.begun else code
     if code == "deadline":
         failure, status = (
             Failure(type="deadline_exceeded", message="the job's deadline passed", code="deadline_exceeded"),
@@ -510,6 +595,7 @@ def decide_end(
         begun=job.begun,
         failure=failure,
         open_decisions=tuple(open_decisions),
+        orphan=orphan,
     )
 
 

@@ -447,9 +447,13 @@ class StartChildren(InRun, frozen=True, kw_only=True):
     name: str
     children: tuple[SubmitJob, ...]
     outcome: str
+    found: tuple[tuple[JobRef, str], ...] = ()
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
-        """Return the children, the record, ``job_accepted`` for each and ``child_started`` in the parent."""
+        """Return the children, the record, ``job_accepted`` for each and ``child_started`` in the parent.
+
+        ``found`` are jobs that were there already, each with its key: ``job_deduplicated`` in these.
+        """
         rows: list[Row] = [self._begin(now_ms, kind=StepKind.CHILD, name=self.name, state=StepState.RUNNING)]
         told: list[ev.Draft] = []
         for child in self.children:
@@ -457,6 +461,10 @@ class StartChildren(InRun, frozen=True, kw_only=True):
             rows += accepted.rows
             told += accepted.events
             told.append(self._tell(ev.ChildStarted(child_job_id=child.job_id), now_ms, ids))
+        told += [
+            event(ev.JobDeduplicated(idempotency_key=key), self.job.agent, now_ms, ids, job=owner)
+            for owner, key in self.found
+        ]
         rows.append(self._update(StepState.COMPLETED, outcome=self.outcome, ended_at=now_ms))
         return Changes(rows, told)
 
