@@ -76,6 +76,8 @@ class Conductor(Family, Saying, Port):
         self.ref = run.ref
         self.history = run.history
         self.engine = engine
+        self._working: dict[Any, str] = {}
+        """Steps that threads execute for async lines, each with its line: no clean-up begins before they are back."""
         self.loop_ident: int | None = engine.loop.ident if run.spec.is_async else None
 
     # what primitives ask (RunPort)
@@ -447,15 +449,33 @@ class Conductor(Family, Saying, Port):
 
         once = Once(call)
         working = asyncio.ensure_future(self.in_thread(once))
+        if not in_cleanup():
+            self._working[working] = path_here()
+            working.add_done_callback(lambda back: self._working.pop(back, None))
         try:
             return await asyncio.shield(working)
         except asyncio.CancelledError:
-            if not once.give_up():
+            if once.give_up():
+                self._working.pop(working, None)
+            else:
                 while self._waits_for_thread() and not working.done():
                     with contextlib.suppress(asyncio.CancelledError):  # another line that leaves asks again
                         await asyncio.wait([working])
             working.add_done_callback(_look_at)
             raise
+
+    async def _threads_are_back(self) -> None:
+        """Wait, before something that cleans up begins, for steps of other lines that threads still execute.
+
+        The time that this takes is not taken from that of the clean-up.
+        """
+        import asyncio
+
+        run, since = self.run, self.engine.clock.mono_ms()
+        while run.lost is None and (left := [w for w, line in self._working.items() if not run.is_cut(line)]):
+            await asyncio.wait(left)
+        if run.cleanup_until is not None:
+            run.cleanup_until += self.engine.clock.mono_ms() - since
 
     def _waits_for_thread(self) -> bool:
         run = self.run
@@ -591,6 +611,8 @@ class Conductor(Family, Saying, Port):
             raise
 
     async def _enter_async(self, request: f.Enter | f.Mismatch) -> None:
+        if self._working and self.run.end is not None and in_cleanup():
+            await self._threads_are_back()
         try:
             if isinstance(request, f.Mismatch):
                 self._do(request)

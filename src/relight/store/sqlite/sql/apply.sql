@@ -391,6 +391,7 @@ CREATE TEMP TRIGGER apply_ends INSTEAD OF INSERT ON batch_ends BEGIN
               AND (jobs.cancel_code IS NOT NULL OR (r.came AND r.status_reason = 'awaiting_user')));
   SELECT RAISE(ABORT, 'refused:put_away') WHERE changes() <> coalesce(json_array_length(NEW.put_away), 0);
 
+  -- A child that an operator retries although its parent has ended lives on its own.
   UPDATE jobs SET state = r.target, status_reason = r.status_reason, claimable = r.claimable,
                   ready_at = CASE WHEN r.claimable THEN r.at END, attempt = jobs.attempt + r.new_attempt,
                   probation = r.probation, updated_at = r.at,
@@ -403,6 +404,10 @@ CREATE TEMP TRIGGER apply_ends INSTEAD OF INSERT ON batch_ends BEGIN
                   held_by = CASE WHEN r.target = 'stalled' THEN jobs.held_by END,
                   accepting = jobs.accepting OR r.accepting,
                   issues = CASE WHEN r.target = 'queued' THEN NULL ELSE jobs.issues END,
+                  detached = jobs.detached
+                             OR (r.source IN ('failed', 'poisoned')
+                                 AND EXISTS (SELECT 1 FROM jobs AS p WHERE p.job_id = jobs.parent_job_id
+                                                                       AND p.completed_at IS NOT NULL)),
                   completed_at = CASE WHEN r.target IN ('failed', 'cancelled', 'poisoned') THEN r.at END
     FROM (SELECT value->>0 AS job_id, value->>1 AS source, value->>2 AS source_reason, value->>3 AS target,
                  value->>4 AS status_reason, value->>5 AS claimable, value->>6 AS new_attempt, value->>7 AS probation,
