@@ -401,6 +401,7 @@ class Reference(QueueRules):
     def _request_end(self, c: cs.RequestEnd, now: int) -> None:
         job = self.job(c.job)
         need(job.begun and job.cancel_code is None)
+        need(not c.orphan or self.is_orphan(job))
         need(job.state in (_S.QUEUED, _S.AWAITING_USER, _S.RUNNING, _S.STALLED))
         self.set_job(c.job, now, cancel_code=c.code, cancel_reason=c.reason, cancel_by=c.who.id)
         if job.state is _S.STALLED and job.held_by is None:
@@ -430,6 +431,8 @@ class Reference(QueueRules):
             ready_at=now if queued else None,
             completed_at=now if final else None,
             held_by=job.held_by if target is _S.STALLED else None,
+            issues=None if queued else job.issues,
+            detached=job.detached or (begins_anew and self.is_orphan(job)),
             **({"probation": False, "error": None if queued else job.error} | fresh | fields),
         )
         if final:
@@ -439,6 +442,7 @@ class Reference(QueueRules):
         for decision_id in c.open_decisions:
             self.close_decision(c.job, decision_id, now, "withdrawn", by=c.who.id)
         need(c.begun in (None, self.job(c.job).begun))
+        need(not c.orphan or self.is_orphan(self.job(c.job)))
         if c.source is _S.RUNNING:
             end = RunState.CANCELLED if c.target is _S.CANCELLED else RunState.FAILED
             self.end_run(c.job.run_id, end, c.reason, now, None)

@@ -137,8 +137,19 @@ class Ground:
         elif job.state is _S.QUEUED:
             self.set_job(job_id, now, claimable=True, ready_at=now)
 
+    def is_orphan(self, job: JobRecord) -> bool:
+        """Tell whether a job's parent has ended."""
+        parent = self.t.jobs.get(job.parent_job_id or "")
+        return parent is not None and parent.state in FINAL_STATES
+
     def ended(self, job_id: str, now: int) -> None:
-        """A job has ended: a parent that was put away for it may go on."""
+        """A job has ended: nothing waits in it any more, and a parent that was put away for it may go on."""
+        for step in self.steps_of(job_id):
+            if step.state is StepState.WAITING:
+                self.t.steps[job_id, step.step_key] = put(step, state=StepState.ABANDONED, ended_at=now)
+        for row in list(self.t.decisions.values()):
+            if row.job_id == job_id and row.state == "open":
+                self.t.decisions[row.decision_id] = put(row, state="withdrawn", decided_at=now)
         for parent in list(self.t.jobs.values()):
             waits = any(w.kind is StepKind.CHILD_RESULT and w.waits_for == job_id for w in self.waits(parent.job_id))
             if waits and parent.state is _S.QUEUED and not parent.claimable:

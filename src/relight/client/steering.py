@@ -21,18 +21,16 @@ from relight.core.commands.steering import (
     GiveDecision,
     SendSignal,
     SettleDoubt,
-    children_of,
     decide_accept,
     decide_end,
     decide_resume,
     decide_retry,
-    failures_that_ended,
     ref_of,
-    starts_to_reopen,
 )
 from relight.core.flow import DOUBT_OPTIONS, digest
 from relight.core.history import History
 from relight.core.keys import branch_of, check_name
+from relight.core.reopening import children_of, failures_that_ended, starts_to_reopen
 from relight.errors import (
     Conflict,
     Fenced,

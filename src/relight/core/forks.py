@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from relight.core.commands.outside import PUBLISH
-from relight.core.commands.steering import failures_that_ended
 from relight.core.history import History
 from relight.core.keys import branch_of, is_part
+from relight.core.reopening import failures_that_ended
 from relight.errors import Conflict, InvalidArgument
 from relight.ids import StepKey, short
 from relight.model import FINISHED_STEPS, EventRecord, JobRecord, StepKind, StepRecord, StepState, TokenRecord

@@ -33,6 +33,7 @@ from relight.engine.family import Family, in_cleanup
 from relight.engine.port import Port, path_here
 from relight.engine.run import Run
 from relight.engine.saying import Saying
+from relight.engine.threaded import Threaded
 from relight.errors import CancelRequested, Conflict, Fenced, StorageUnavailable, Suspending
 from relight.ids import StepKey
 from relight.model import CurrentJob, CurrentStep, JobState
@@ -45,30 +46,7 @@ NO_LIMIT: contextlib.nullcontext[None] = contextlib.nullcontext()
 """Stands for ``asyncio.timeout(None)``, which is a tenth of the cost of a trivial step."""
 
 
-class Once:
-    """A call that begins in a thread, unless whoever wanted it has given it up before."""
-
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self._call = call
-        self._claimed = threading.Lock()
-
-    def __call__(self) -> Any:
-        """Begin; raises ``CancelRequested`` when it was given up before."""
-        if not self._claimed.acquire(blocking=False):
-            raise CancelRequested("given up before it began")
-        return self._call()
-
-    def give_up(self) -> bool:
-        """Let it not begin; tell whether it had not."""
-        return self._claimed.acquire(blocking=False)
-
-
-def _look_at(ended: Any) -> None:
-    if not ended.cancelled():
-        ended.exception()
-
-
-class Conductor(Family, Saying, Port):
+class Conductor(Family, Saying, Threaded, Port):
     """A run, as the code inside it sees it."""
 
     def __init__(self, run: Run, engine: Incarnation) -> None:
@@ -76,8 +54,7 @@ class Conductor(Family, Saying, Port):
         self.ref = run.ref
         self.history = run.history
         self.engine = engine
-        self._working: dict[Any, str] = {}
-        """Steps that threads execute for async lines, each with its line: no clean-up begins before they are back."""
+        self._working = {}
         self.loop_ident: int | None = engine.loop.ident if run.spec.is_async else None
 
     # what primitives ask (RunPort)
@@ -438,48 +415,6 @@ class Conductor(Family, Saying, Port):
             self.run.invoke_ends()
             # Not before the outcome is here: leaving is a cancellation, which would take it away unrecorded.
             self.run.leave_when_idle()
-
-    async def _in_thread_to_its_end(self, call: Callable[[], T]) -> T:
-        """Run a step in a thread. After a request to end its line leaves once the thread is back: then it cleans up.
-
-        A thread cannot be stopped, and what cleans up must not run beside what it cleans up after. A line that was cut short
-        or given up by a sibling leaves at once, and so does one whose run was lost.
-        """
-        import asyncio
-
-        once = Once(call)
-        working = asyncio.ensure_future(self.in_thread(once))
-        if not in_cleanup():
-            self._working[working] = path_here()
-            working.add_done_callback(lambda back: self._working.pop(back, None))
-        try:
-            return await asyncio.shield(working)
-        except asyncio.CancelledError:
-            if once.give_up():
-                self._working.pop(working, None)
-            else:
-                while self._waits_for_thread() and not working.done():
-                    with contextlib.suppress(asyncio.CancelledError):  # another line that leaves asks again
-                        await asyncio.wait([working])
-            working.add_done_callback(_look_at)
-            raise
-
-    async def _threads_are_back(self) -> None:
-        """Wait, before something that cleans up begins, for steps of other lines that threads still execute.
-
-        The time that this takes is not taken from that of the clean-up.
-        """
-        import asyncio
-
-        run, since = self.run, self.engine.clock.mono_ms()
-        while run.lost is None and (left := [w for w, line in self._working.items() if not run.is_cut(line)]):
-            await asyncio.wait(left)
-        if run.cleanup_until is not None:
-            run.cleanup_until += self.engine.clock.mono_ms() - since
-
-    def _waits_for_thread(self) -> bool:
-        run = self.run
-        return run.end is not None and run.lost is None and not run.is_cut(path_here()) and not self.engine.closed
 
     async def _call_async(self, request: f.Invoke, function: Callable[..., Any]) -> Returned | Raised:
         import asyncio

@@ -44,8 +44,8 @@ INVARIANTS: Final[Mapping[str, str]] = {
     "J-6": "A completed job has issues exactly when it completed with issues; one that has not ended has none.",
     "R-1": "No queue ever started more jobs in its rate's time than the rate allows, over all engines.",
     "F-1": "What a fork took over is there, and is what the other job has: state, outcome, failure.",
-    "S-2": "Nothing waits in a job that has ended: none of its waits, none of its questions.",
     "S-1": "A step is in flight only under a running run: none is in a job that waits, is stalled or has ended.",
+    "S-2": "Nothing waits in a job that has ended: none of its waits, none of its questions.",
 }
 """Every invariant that ``verify`` checks: id → one sentence."""
 
