@@ -28,7 +28,7 @@ import msgspec
 
 from relight.core.commands import Command, JobRef
 from relight.core.commands.steps import AcceptMismatch, AskPerson, BeginTry, EndWait, FailTry, FinishStep, ReconcileStep
-from relight.core.failure import Failure, failure_of, read_failure
+from relight.core.failure import Failure, failure_of, mark_recorded, read_failure
 from relight.core.history import History, differing_arguments, inserted_before, volatile_hint
 from relight.core.retry import ONE_TRY, Retry
 from relight.core.stopped import FailedTry, Stopped, where_it_stopped
@@ -293,7 +293,7 @@ def as_raised(failure: Failure, step: StepSpec, call: StepCall) -> Exception:
         for declared in step.raises:
             if type_name(declared) == failure.type:
                 try:
-                    return call.errors.decode_exception(declared, failure.declared.encode())
+                    return mark_recorded(call.errors.decode_exception(declared, failure.declared.encode()))
                 except PayloadError:
                     break  # its class can no longer be made from the record
     return failure.as_step_failed(call.key)
