@@ -28,6 +28,7 @@ import msgspec
 
 from relight.core.commands import Command, JobRef
 from relight.core.commands.steps import AcceptMismatch, AskPerson, BeginTry, EndWait, FailTry, FinishStep, ReconcileStep
+from relight.core.copies import own_arguments
 from relight.core.failure import Failure, failure_of, mark_recorded, read_failure
 from relight.core.history import History, differing_arguments, inserted_before, volatile_hint
 from relight.core.retry import ONE_TRY, Retry
@@ -203,6 +204,12 @@ class StepCall(msgspec.Struct, frozen=True):
     hashes: dict[str, str]
     result: ResultCodec
     errors: ErrorCodec
+    kept: int = 0
+    """How many of the first arguments are no values: the ``self`` of a method."""
+
+    def own_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments for one try, which may change them."""
+        return own_arguments(self.args, self.kwargs, self.kept)
 
     @property
     def args_hash(self) -> str:
