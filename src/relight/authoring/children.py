@@ -43,7 +43,7 @@ class _Waiter(Generic[R_co]):
                 job_id=self._child.id,
             )
         if got["state"] in waits.ENDED_WELL:
-            result: R_co = scope.run.decode_result(self._child.kind, got["outputs"])
+            result: R_co = scope.run.decode_result(self._child.kind, got["outputs"], got["version"])
             return result
         raise job_error(self._child.id, self._child.kind, got["state"], got["error"])
 

@@ -285,7 +285,7 @@ def _first_of_each_key(children: Sequence[SubmitJob]) -> dict[tuple[str, str], J
 
 
 def child_result(history: History, job: JobRef, key: StepKey, child_id: JobId, timeout_ms: int | None) -> Flow:
-    """Wait for a job's end. Returns ``{"state", "outputs", "error"}`` (payloads as JSON text), or ``"timeout"``."""
+    """Wait for a job's end. Returns ``{"state", "outputs", "error", "version"}`` (payloads as JSON text), or ``"timeout"``."""
     record = yield from open_wait(history, job, key, StepKind.CHILD_RESULT)
     if is_over(record):
         return read_outcome(record)
@@ -307,7 +307,7 @@ def child_result(history: History, job: JobRef, key: StepKey, child_id: JobId, t
         if timeout_ms == 0 or (yield Park(StepKind.CHILD_RESULT, child_id, until, key)) == "due":
             yield Persist(EndWait(job=job, step_key=key, outcome=as_text(TIMED_OUT)))
             return TIMED_OUT
-    outcome = {"state": child.state, "outputs": child.outputs, "error": child.error}
+    outcome = {"state": child.state, "outputs": child.outputs, "error": child.error, "version": child.version}
     if not begun:
         # Nobody had to wait: one row, finished, as for any recorded value, but of the wait's own kind.
         yield Persist(

@@ -79,9 +79,9 @@ class Conductor(Family, Saying, Port):
         """Describe the job."""
         return self.run.current_job(path_here())
 
-    def decode_result(self, kind: str, text: str | None) -> Any:
+    def decode_result(self, kind: str, text: str | None, version: str | None) -> Any:
         """Decode a job's outputs as its workflow's result, or as plain JSON when the workflow is not known here."""
-        return self.engine.decode_result(kind, text)
+        return self.engine.decode_result(kind, text, version)
 
     def registry_for(self) -> Any:
         """Return the codecs in force."""
