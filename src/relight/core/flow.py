@@ -32,6 +32,7 @@ from relight.core.copies import own_arguments
 from relight.core.failure import Failure, failure_of, mark_recorded, read_failure
 from relight.core.history import History, differing_arguments, inserted_before, volatile_hint
 from relight.core.retry import ONE_TRY, Retry
+from relight.core.sizes import size_of
 from relight.core.stopped import FailedTry, Stopped, where_it_stopped
 from relight.errors import PayloadError, StepError, type_name
 from relight.ids import StepKey
@@ -345,7 +346,7 @@ def _one_try(job: JobRef, step: StepSpec, call: StepCall, try_number: int) -> Fl
         policy=step.policy,
         args_hashes=msgspec.json.encode(call.hashes).decode(),
         args_hash=call.args_hash,
-        args_bytes=len(call.inputs),
+        args_bytes=size_of(call.inputs),
         inputs=inputs,
         code_ref=step.code_ref,
         until=None if step.timeout_ms is None else began_at + step.timeout_ms,
@@ -369,6 +370,7 @@ def _one_try(job: JobRef, step: StepSpec, call: StepCall, try_number: int) -> Fl
             try_number=try_number,
             outcome=stored,
             outcome_hash=digest(text),
+            outcome_bytes=size_of(text),
             began_at=began_at,
         )
     )
