@@ -36,7 +36,7 @@ class Outside(Session):
         row, _ = self._token(token)
         text = self.registry.encode_for(row.type, value, what=f"value of {row.name!r}")
         value_hash, size = digest(text), size_of(text)
-        stored = text if len(text) <= INLINE_CHARS else self._stow(text)
+        stored = text if len(text) <= INLINE_CHARS else self.stow(text)
 
         def decide(row: TokenRecord, job: JobRecord) -> Command:
             return CompleteToken(
@@ -107,13 +107,6 @@ class Outside(Session):
         if row.expires_at is not None and row.expires_at <= self.clock.now_ms():
             return Delivery(False, "expired", None, to_datetime(row.expires_at))
         return None
-
-    def _stow(self, text: str) -> str:
-        import hashlib
-
-        name = hashlib.sha256(text.encode()).hexdigest()
-        self.store.put_blob(name, text, self.clock.now_ms())
-        return STOWED + name
 
     # what a job published
 

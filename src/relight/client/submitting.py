@@ -87,11 +87,7 @@ class Submitting(Session):
     def _stowed(self, command: SubmitJob) -> SubmitJob:
         if len(command.inputs) <= INLINE_CHARS:
             return command
-        import hashlib
-
-        name = hashlib.sha256(command.inputs.encode()).hexdigest()
-        self.store.put_blob(name, command.inputs, self.clock.now_ms())
-        return msgspec.structs.replace(command, inputs=STOWED + name)
+        return msgspec.structs.replace(command, inputs=self.stow(command.inputs))
 
     def submit_commands(self, commands: Sequence[SubmitJob]) -> list[tuple[str, str, bool]]:
         """Submit many jobs, as few transactions as they fit into; return id, kind and newness of each, in order."""

@@ -180,12 +180,23 @@ class _Cleaner:
             lambda found: self._stand_ins.setdefault(found[0], f"{STAND_IN}{len(self._stand_ins) + 1}"), text
         )
 
+    def _in_full(self, text: str) -> str:
+        if text.startswith(STOWED):
+            return self._blob(text.removeprefix(STOWED)) or "null"
+        if STOWED not in text:
+            return text
+        # a message that was read, whose payload is kept apart
+        value = msgspec.json.decode(text)
+        payload = value.get("payload") if isinstance(value, dict) else None
+        if not isinstance(payload, str) or not payload.startswith(STOWED):
+            return text
+        kept = self._blob(payload.removeprefix(STOWED))
+        return text if kept is None else msgspec.json.encode({**value, "payload": kept}).decode()
+
     def __call__(self, text: str | None, where: str) -> Payload:
         if text is None:
             return None
-        if text.startswith(STOWED):
-            text = self._blob(text.removeprefix(STOWED)) or "null"
-        text = self.without_tokens(text)
+        text = self.without_tokens(self._in_full(text))
         value = msgspec.json.decode(text)
         cleaned = _cleaned(value, redact_value(value, limit=_NO_LIMIT))
         if cleaned == value:
