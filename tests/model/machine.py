@@ -54,7 +54,7 @@ OUTSIDE_ACTS = [
     *("complete", "fail token", "beat token"),
 ]
 STALLED_ACTS = ["resume", "resume", "resume", "probation", "operator", "hold", "poison", "let go"]
-WORK_ACTS = ["submit", "start", "start", "claim", "claim", "claim"]
+WORK_ACTS = ["submit", "start", "start", "claim", "claim", "claim", "fork"]
 RUN_ACTS = [*STEP_ACTS, *WAIT_ACTS, *RUN_ENDS]
 JOB_ACTS = [*OUTSIDE_ACTS, *STALLED_ACTS]
 HOUSE_ACTS = [
@@ -153,7 +153,12 @@ class StoreAgainstReference(Acts, TokenActs):
             if how == "claim":
                 self.claim(n, m, (None, None, 0, 1, 2)[m % 5], n % 2 == 0, wait)
             elif self.has_room():
-                self.submit(n, m, wait) if how == "submit" else self.start_job(n, QUEUES[m % 2], m % 3 > 0)
+                if how == "fork":
+                    self.fork(n, m, wait)
+                elif how == "submit":
+                    self.submit(n, m, wait)
+                else:
+                    self.start_job(n, QUEUES[m % 2], m % 3 > 0)
 
         self.first_that_can(WORK_ACTS, mixed(m, n), act)
 

@@ -26,6 +26,7 @@ from relight.core.failure import Failure
 from relight.core.redact import redact
 from relight.model import (
     FINAL_STATES,
+    FINISHED_STEPS,
     DecisionRecord,
     EngineRecord,
     EngineState,
@@ -51,6 +52,7 @@ class Reference(QueueRules, TokenRules):
         super().__init__()
         self._do: dict[type[Command], Callable[[Any, int], None]] = {
             cj.SubmitJob: self._submit,
+            cj.ForkJob: self._fork,
             cj.ClaimJob: self._claim,
             cj.PutJobAway: self._put_away,
             cj.FinishRun: self._finish_run,
@@ -135,6 +137,7 @@ class Reference(QueueRules, TokenRules):
             inputs=c.inputs,
             inputs_hash=c.inputs_hash,
             trace_id=c.trace_id,
+            status_reason="submitted" if c.forked_from is None else "forked",
             parent_job_id=c.parent_job_id,
             parent_step_key=c.parent_step_key,
             metrics=cj.ZERO_METRICS,
@@ -142,6 +145,15 @@ class Reference(QueueRules, TokenRules):
             updated_at=now,
         )
         self.tell("job_accepted", c.job_id)
+
+    def _fork(self, c: cj.ForkJob, now: int) -> None:
+        self._submit(c.new, now)
+        for key in c.steps:
+            step = self.t.steps.get((c.source.job_id, key))
+            need(step is not None and step.state in FINISHED_STEPS)
+            assert step is not None
+            self.t.steps[c.new.job_id, key] = put(step, job_id=c.new.job_id)
+        self.tell("job_forked", c.source)
 
     def _claim(self, c: cj.ClaimJob, now: int) -> None:
         job = self.job(c.job)
