@@ -45,7 +45,7 @@ class _Waiter(Generic[R_co]):
                 step_key=key,
             )
         if got["state"] in children.ENDED_WELL:
-            result: R_co = scope.run.decode_result(self._child.kind, got["outputs"])
+            result: R_co = scope.run.decode_result(self._child.kind, got["outputs"], got["version"])
             return result
         raise job_error(self._child.id, self._child.kind, got["state"], got["error"])
 

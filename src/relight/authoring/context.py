@@ -128,8 +128,8 @@ class RunPort(Protocol):
         """Return under which id a place started its child first."""
         ...
 
-    def decode_result(self, kind: str, text: str | None) -> Any:
-        """Decode a job's outputs as its workflow's result."""
+    def decode_result(self, kind: str, text: str | None, version: str | None) -> Any:
+        """Decode a job's outputs as the result of its workflow in the version that made them."""
         ...
 
     def registry_for(self) -> Any:

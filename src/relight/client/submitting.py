@@ -26,6 +26,7 @@ from relight.errors import (
     IdempotencyMismatch,
     InvalidArgument,
     RecoveryPending,
+    StorageCorrupt,
 )
 from relight.ids import short
 from relight.model import (
@@ -86,11 +87,7 @@ class Submitting(Session):
     def _stowed(self, command: SubmitJob) -> SubmitJob:
         if len(command.inputs) <= INLINE_CHARS:
             return command
-        import hashlib
-
-        name = hashlib.sha256(command.inputs.encode()).hexdigest()
-        self.store.put_blob(name, command.inputs, self.clock.now_ms())
-        return msgspec.structs.replace(command, inputs=STOWED + name)
+        return msgspec.structs.replace(command, inputs=self.stow(command.inputs))
 
     def submit_commands(self, commands: Sequence[SubmitJob]) -> list[tuple[str, str, bool]]:
         """Submit many jobs, as few transactions as they fit into; return id, kind and newness of each, in order."""
@@ -131,7 +128,7 @@ class Submitting(Session):
     ) -> tuple[str, str, bool]:
         owner = owners.get((command.kind, command.idempotency_key)) if command.idempotency_key is not None else None
         if owner is not None and owner.job_id != command.job_id:
-            if owner.inputs_hash != command.inputs_hash:
+            if owner.inputs_hash != command.inputs_hash and not self._means_the_same(owner, command):
                 raise IdempotencyMismatch(
                     f'key "{command.idempotency_key}" belongs to {owner.kind} {short(owner.job_id)} ({owner.state}) with '
                     f"{_what_differs(self.find(owner.job_id).inputs or 'null', command.inputs)}. Use another key, or fork that job",
@@ -145,6 +142,19 @@ class Submitting(Session):
         if error is not None:
             raise error
         return command.job_id, command.kind, True
+
+    def _means_the_same(self, owner: JobRecord, command: SubmitJob) -> bool:
+        then = self._in_full(self.find(owner.job_id).inputs or "{}")
+        return self.registry.are_same_inputs(owner.kind, then, self._in_full(command.inputs))
+
+    def _in_full(self, text: str) -> str:
+        if not text.startswith(STOWED):
+            return text
+        with self.store.reading() as reads:
+            found = reads.blob(text.removeprefix(STOWED))
+        if found is None:
+            raise StorageCorrupt(f"a payload is missing from {self.store.place}: relight verify")
+        return found
 
     def _owners(self, commands: Sequence[SubmitJob]) -> dict[tuple[str, str | None], JobRecord]:
         keys: dict[str, list[str]] = {}

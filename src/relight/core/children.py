@@ -151,7 +151,7 @@ def _ref(child: SubmitJob) -> JobRef:
 
 
 def child_result(history: History, job: JobRef, key: StepKey, job_id: JobId, timeout_ms: int | None) -> Flow:
-    """Wait for a job's end. Returns ``{"state", "outputs", "error"}`` (payloads as JSON text), or ``"timeout"``."""
+    """Wait for a job's end. Returns ``{"state", "outputs", "error", "version"}`` (payloads as JSON text), or ``"timeout"``."""
     record = yield from open_wait(history, job, key, StepKind.CHILD_RESULT)
     if is_over(record):
         return read_outcome(record)
@@ -169,7 +169,7 @@ def child_result(history: History, job: JobRef, key: StepKey, job_id: JobId, tim
         if timeout_ms == 0 or (yield Park(StepKind.CHILD_RESULT, job_id, until, key)) == "due":
             yield from time_out(job, key, f"{StepKind.CHILD_RESULT}:result")
             return TIMED_OUT
-    outcome = {"state": child.state, "outputs": child.outputs, "error": child.error}
+    outcome = {"state": child.state, "outputs": child.outputs, "error": child.error, "version": child.version}
     if not begun:
         # Nobody had to wait: one row, finished, as for any recorded value, but of the wait's own kind.
         yield Persist(_wait_for(job, key, job_id, None), lazy=True)

@@ -9,7 +9,7 @@ import traceback
 
 import msgspec
 
-from relight.errors import StepError, StepFailed, WaitTimeout, type_name
+from relight.errors import JobError, StepError, StepFailed, WaitTimeout, type_name
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -46,6 +46,25 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def text(self) -> str:
         """Return the stored form."""
         return msgspec.json.encode(self).decode()
+
+
+_RECORDED = "_relight_recorded"
+
+
+def mark_recorded(error: Exception) -> Exception:
+    """Note that an exception was made from a record, though its type does not say so."""
+    setattr(error, _RECORDED, True)
+    return error
+
+
+def is_recorded(error: BaseException) -> bool:
+    """Tell whether an exception says how something recorded ended, or that its author means a failure (``StepError``).
+
+    Whatever else comes out of code that is replayed is a bug in that code.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(is_recorded, error.exceptions))
+    return isinstance(error, (JobError, StepError, WaitTimeout)) or getattr(error, _RECORDED, False)
 
 
 def read_failure(text: str) -> Failure:

@@ -9,12 +9,16 @@ for it, so what stands in it and around it happens one after the other (``trunk_
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 from relight.errors import InvalidArgument
 from relight.ids import StepKey
 
 _NAME = re.compile(r"[^\x00-\x1f#/\[\]?!\ud800-\udfff]{1,200}")
+
+_PLAIN_KEY = re.compile(r"[\w.:@=+-]{1,60}")
+_NO_PLAIN = re.compile(r"[^\w.:@=+-]")
 
 
 def check_name(name: object, what: str) -> str:
@@ -50,14 +54,22 @@ class Branch:
         return Branch(f"{self.path}b{ordinal}/", self.opened)
 
     def named(self, name: str) -> Branch:
-        """Open a branch that is found by its name again, not by its number. ``name``: 12 characters of a hash."""
-        path = f"{self.path}k{name}/"
+        """Open a branch that is found by its name again, not by its number. ``name`` is of ``item_name``."""
+        path = f"{self.path}item:{name}/"
         self.opened.setdefault(path, 0)
         return Branch(path, self.opened)
 
     def inline(self, kind: str) -> Branch:
         """Open the branch of the next inline call of a workflow in this one."""
         return Branch(f"{self.next_key(kind)}/", self.opened)
+
+
+def item_name(key: str) -> str:
+    """Return what stands for an item's key in the path of its branch: itself, or what can be of it and a hash of it."""
+    if _PLAIN_KEY.fullmatch(key):
+        return key
+    hashed = hashlib.sha256(key.encode()).hexdigest()[:12]
+    return f"{_NO_PLAIN.sub('_', key)[:40]}~{hashed}"
 
 
 def lines_to(path: str) -> list[str]:

@@ -24,6 +24,7 @@ from relight.core.commands.steps import (
     RecordValue,
 )
 from relight.core.flow import (
+    STOWED,
     Abandoned,
     Enter,
     Flow,
@@ -33,8 +34,10 @@ from relight.core.flow import (
     Now,
     Park,
     Persist,
+    Unstow,
     differ,
     digest,
+    digest_of_stored,
 )
 from relight.core.history import History, inserted_before
 from relight.core.keys import part_key
@@ -127,6 +130,14 @@ def sleep_until(history: History, job: JobRef, key: StepKey, *, seconds: float |
     return None
 
 
+def _with_payload(outcome: Any) -> Flow:
+    """Bring back a message's content that is kept apart."""
+    stored = outcome.get("payload") if isinstance(outcome, dict) else None
+    if stored is None or not stored.startswith(STOWED):
+        return outcome
+    return {**outcome, "payload": (yield Unstow(stored))}
+
+
 def wait_signal(
     history: History,
     job: JobRef,
@@ -148,7 +159,7 @@ def wait_signal(
     keys = tuple(each for each, _ in also)
     record = yield from open_wait(history, job, key, StepKind.SIGNAL)
     if is_over(record):
-        return read_outcome(record)
+        return (yield from _with_payload(read_outcome(record)))
     until: int | None = None if record is None else record.until
     if record is None and timeout_ms is not None:
         until = (yield Now()) + timeout_ms
@@ -176,7 +187,7 @@ def wait_signal(
                 step_key=key,
                 signal_id=found.signal_id,
                 name=found.name,
-                payload_hash=digest(found.payload or "null"),
+                payload_hash=digest_of_stored(found.payload or "null"),
                 outcome=as_text(outcome),
                 fresh=fresh,
                 also=() if fresh else keys,
@@ -185,7 +196,7 @@ def wait_signal(
                 yield Persist(read)
             except Conflict:
                 continue  # another arm of this job read it first; look for the next one
-            return outcome
+            return (yield from _with_payload(outcome))
         if fresh:
             yield Persist(begin, lazy=timeout_ms == 0)
             fresh = False

@@ -18,6 +18,7 @@ from relight.core.commands.jobs import FinishRun, PutJobAway
 from relight.core.failure import Failure, failure_of
 from relight.core.flow import INLINE_CHARS, digest
 from relight.core.redact import redact
+from relight.core.sizes import size_of
 from relight.engine.board import Waiter
 from relight.engine.run import End, Run
 from relight.errors import PayloadError, Suspending
@@ -90,6 +91,7 @@ def _completed(run: Run, engine: Ended, text: str, removed: tuple[StepKey, ...],
         issues=issues,
         outputs=stored,
         outputs_hash=digest(text),
+        outputs_bytes=size_of(text),
         removed_steps=removed,
         **_base(run, engine, now_ms),
     )

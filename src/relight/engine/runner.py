@@ -74,6 +74,7 @@ class Conductor(Family, Saying, Threaded, Port):
             hashes=bound.hashes,
             result=signature.result,
             errors=self.engine.registry.codecs,
+            kept=0 if step._owner is None else 1,
         )
         return f.run_step(self.history, self.ref, spec, call)
 
@@ -81,9 +82,9 @@ class Conductor(Family, Saying, Threaded, Port):
         """Describe the job."""
         return self.run.current_job(path_here())
 
-    def decode_result(self, kind: str, text: str | None) -> Any:
+    def decode_result(self, kind: str, text: str | None, version: str | None) -> Any:
         """Decode a job's outputs as its workflow's result, or as plain JSON when the workflow is not known here."""
-        return self.engine.decode_result(kind, text)
+        return self.engine.decode_result(kind, text, version)
 
     def registry_for(self) -> Any:
         """Return the codecs in force."""
@@ -356,7 +357,8 @@ class Conductor(Family, Saying, Threaded, Port):
         if step.timeout_ms is not None and not request.reconcile:
             self.engine.board.after(step.timeout_ms, lambda: self._overdue(request))
         try:
-            value = function(*call.args, **call.kwargs)
+            args, kwargs = call.own_arguments()
+            value = function(*args, **kwargs)
             if hasattr(value, "__await__"):
                 value = self.on_loop(lambda: value)
             self._leave_if_cut(request)
@@ -428,10 +430,11 @@ class Conductor(Family, Saying, Threaded, Port):
         try:
             await self.engine.resources.prepare(function)
             async with asyncio.timeout((step.timeout_ms or 0) / 1000) if limited else NO_LIMIT as limit:
+                args, kwargs = call.own_arguments()
                 if request.reconcile and not inspect.iscoroutinefunction(inspect.unwrap(function)):
-                    got = await self.in_thread(lambda: function(*call.args, **call.kwargs))
+                    got = await self.in_thread(lambda: function(*args, **kwargs))
                 else:
-                    got = function(*call.args, **call.kwargs)
+                    got = function(*args, **kwargs)
                 return Returned(await got if hasattr(got, "__await__") else got)
         except TimeoutError as error:
             return self._too_long(request) if limit is not None and limit.expired() else Raised(error)

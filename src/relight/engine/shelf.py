@@ -90,7 +90,7 @@ class Shelf:
                 jobs = reads.jobs_by_keys(kind, list(keyed))
             for job in jobs:
                 key = job.idempotency_key or ""
-                if job.inputs_hash != keyed[key].inputs_hash:
+                if job.inputs_hash != keyed[key].inputs_hash and not self._means_the_same(job, keyed[key]):
                     raise IdempotencyMismatch(
                         f'key "{key}" belongs to {kind} {short(job.job_id)} ({job.state}) with other arguments. '
                         "Use another key, or fork that job",
@@ -98,6 +98,12 @@ class Shelf:
                     )
                 owners[(kind, key)] = JobRef(job.job_id, job.trace_id, kind)
         return owners
+
+    def _means_the_same(self, owner: JobRecord, child: SubmitJob) -> bool:
+        with self.store.reading() as reads:
+            job = reads.job(owner.job_id)
+        then = self.unstow((job and job.inputs) or "{}")
+        return self.registry.are_same_inputs(owner.kind, then, self.unstow(child.inputs))
 
     def decode_result(self, kind: str, text: str | None, version: str | None = None) -> Any:
         """Decode a job's outputs as its workflow's result, or as plain JSON when the workflow is not known here.

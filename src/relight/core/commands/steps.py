@@ -25,6 +25,7 @@ from relight.core.commands.jobs import SubmitJob
 from relight.core.failure import Failure
 from relight.core.redact import redact
 from relight.core.row import Row
+from relight.core.sizes import size_of
 from relight.errors import Conflict, RelightError
 from relight.ids import Ids, StepKey
 from relight.model import Actor, InDoubtPolicy, StepKind, StepState
@@ -135,6 +136,8 @@ class FinishStep(InRun, frozen=True, kw_only=True):
     outcome_hash: str
     began_at: int
     kind: StepKind = StepKind.STEP
+    outcome_bytes: int | None = None
+    """Of the outcome itself, where ``outcome`` says where it is kept."""
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
         """Return the checkpoint and ``step_finished``."""
@@ -143,7 +146,7 @@ class FinishStep(InRun, frozen=True, kw_only=True):
             step_kind=self.kind,
             try_number=self.try_number,
             outcome_hash=self.outcome_hash,
-            outcome_bytes=len(self.outcome),
+            outcome_bytes=size_of(self.outcome) if self.outcome_bytes is None else self.outcome_bytes,
             duration_ms=max(now_ms - self.began_at, 0),
         )
         return Changes([row], [self._tell(finished, now_ms, ids)])
