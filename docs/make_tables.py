@@ -53,6 +53,7 @@ PROMISES = {
     "J-5": "P5",
     "J-6": "P9",
     "S-1": "P2, P7",
+    "S-2": "P9",
 }
 """Which promise of docs/guarantees.md an invariant re-checks."""
 

@@ -233,7 +233,7 @@ TESTING = {
     "ManualClock": "*, skip",
     "ManualClock.advance": "seconds",
     "ManualClock.now": "",
-    "run_inline": "wf, /, *args, replace, resources, signals, answers, clock",
+    "run_inline": "wf, /, *args, replace, resources, signals, answers, tokens, clock",
     "drain": "engine, *, timeout_seconds",
     "crash_points": "scenario, *, store, **engine_kwargs",
     "CrashRun.crash_then_restart": "**engine_kwargs",

@@ -583,5 +583,5 @@ class Outcomes(Generic[R_co]):
 
     @property
     def skipped(self) -> int:
-        """How many items were not tried, because the tolerance was exceeded or reached."""
+        """How many items were not tried. 0 in what ``parallel`` returns: beyond the tolerance it raises, within it all are."""
         return self._skipped

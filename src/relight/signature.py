@@ -176,6 +176,19 @@ class Signature:
                 kwargs[parameter.name] = values[parameter.name]
         return tuple(args), kwargs
 
+    def hashes_of(self, inputs: bytes) -> dict[str, str]:
+        """Return the hash of each stored argument, as ``bind`` gives them: those equal to their default are left out.
+
+        Arguments stored before a class gained a field with a default have the hashes of those stored after.
+        """
+        found = {}
+        for name, raw in msgspec.json.decode(inputs, type=dict[str, msgspec.Raw]).items():
+            parameter = self._by_name.get(name)
+            digest = canonical_hash(bytes(raw)) if parameter is None else parameter.codec.hash(bytes(raw))
+            if parameter is None or digest != parameter.default_hash:
+                found[name] = digest
+        return found
+
     def _values(self, inputs: bytes) -> dict[str, Any]:
         try:
             stored = _split(inputs)

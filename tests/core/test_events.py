@@ -69,6 +69,7 @@ SHAPES = {
     "step_reconciled": ("as by", ""),
     "step_abandoned": ("", "try reason"),
     "step_removed": ("", ""),
+    "wait_timed_out": ("what", ""),
     "job_awaiting_user": ("decision_id question_redacted options preview_hash", "expires_at"),
     "decision_given": ("decision_id choice preview_hash", "note_redacted"),
     "decision_expired": ("decision_id", ""),

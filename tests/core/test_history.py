@@ -44,11 +44,11 @@ def test_finished_steps_that_nobody_called_yet_are_ahead_in_order() -> None:
 
 def test_the_steps_of_the_same_line_are_ahead_and_of_the_branches_that_it_has_yet_to_open() -> None:
     line = Branch()
-    past = History([record("a#0"), record("b0/a#0"), record("b0/b1/a#0"), record("b0/k00/a#0")], line.opened)
+    past = History([record("a#0"), record("b0/a#0"), record("b0/b1/a#0"), record("b0/item:00/a#0")], line.opened)
     assert past.ahead_of(StepKey("new#0")) == ["a#0", "b0/a#0"]
     inner = line.child()
     assert past.ahead_of(StepKey("new#0")) == ["a#0"]
-    assert past.ahead_of(StepKey("b0/new#0")) == ["b0/a#0", "b0/b1/a#0", "b0/k00/a#0"]
+    assert past.ahead_of(StepKey("b0/new#0")) == ["b0/a#0", "b0/b1/a#0", "b0/item:00/a#0"]
     inner.child()
     inner.named("00")
     assert past.ahead_of(StepKey("b0/new#0")) == ["b0/a#0", "b0/b1/a#0"]

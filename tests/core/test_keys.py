@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relight.core.keys import Branch, branch_of, check_name, doubt_key, explicit_key
+from relight.core.keys import Branch, branch_of, check_name, doubt_key, explicit_key, trunk_of
 from relight.errors import InvalidArgument
 
 NAMES = st.text(
@@ -100,3 +100,24 @@ def test_names_that_can_stand_in_a_key(name: str) -> None:
 def test_names_that_cannot_are_refused(name: object) -> None:
     with pytest.raises(InvalidArgument, match="step"):
         check_name(name, "step")
+
+
+@pytest.mark.parametrize(
+    ("path", "trunk"),
+    [("", ""), ("b0/", "b0/"), ("digest#0/", ""), ("b2/digest#1/fetch#0/", "b2/"), ("digest#0/b0/", "digest#0/b0/")],
+)
+def test_an_inline_workflow_has_the_line_of_its_caller(path: str, trunk: str) -> None:
+    assert trunk_of(path) == trunk
+
+
+def test_inline_calls_are_numbered_by_name_and_count_in_their_own_branch() -> None:
+    line = Branch()
+    assert [line.inline("digest").path, line.inline("digest").path, line.inline("other").path] == [
+        "digest#0/",
+        "digest#1/",
+        "other#0/",
+    ]
+    inside = line.inline("digest")
+    assert inside.next_key("fetch") == "digest#2/fetch#0"
+    assert inside.child().path == "digest#2/b0/"
+    assert line.child().path == "b0/"

@@ -180,12 +180,36 @@ def test_arms_are_taken_over_with_their_branches(rig: Rig) -> None:
     assert CALLS == ["merge"]
 
 
+@step
+def order(token: str) -> int:
+    CALLS.append("order")
+    return len(token)
+
+
+@workflow
+def orders_in_arms(n: int) -> int:
+    token = external("scan", type=int)
+    publish("token", token.token)
+    parallel(order, [token.token])
+    return token.wait()
+
+
+def test_an_arm_that_was_given_the_open_token_is_not_taken_over(rig: Rig) -> None:
+    job = rig.start(orders_in_arms).submit(orders_in_arms, 1)
+    rig.until_put_away(job)
+    with pytest.raises(Conflict, match=r"b0/order#0 of .* --from external:scan#0"):
+        job.fork()
+    fork = job.fork(from_step="external:scan#0")
+    rig.until_put_away(fork)
+    assert token_of(fork) != token_of(job)
+
+
 @workflow
 def scans(n: int) -> list[Any]:
     first = note("first", n)
     token = external("scan", type=int)
     publish("token", token.token)
-    note("order")
+    order(token.token)
     clean = token.wait()
     return [first, clean, note("last")]
 
@@ -200,7 +224,7 @@ def test_a_fork_hands_out_a_token_of_its_own_while_the_source_s_is_open(rig: Rig
     job = engine.submit(scans, 1)
     rig.until_put_away(job)
     for from_step in (None, "wait:scan#0"):
-        with pytest.raises(Conflict, match=r"note#1 of scans .* relight fork \S+ --from external:scan#0"):
+        with pytest.raises(Conflict, match=r"order#0 of scans .* relight fork \S+ --from external:scan#0"):
             job.fork(from_step=from_step)
     CALLS.clear()
     fork = job.fork(from_step="external:scan#0")
@@ -220,7 +244,7 @@ def test_a_token_that_had_its_answer_is_taken_over_with_it(rig: Rig) -> None:
     engine.complete(token_of(job), 7)
     assert job.result(timeout_seconds=20) == [2, 7, 1]
     CALLS.clear()
-    fork = job.fork(from_step="note#2")
+    fork = job.fork(from_step="note#1")
     assert fork.result(timeout_seconds=20) == [2, 7, 1]
     assert CALLS == ["last"]
     assert token_of(fork) == token_of(job), "its body publishes anew"

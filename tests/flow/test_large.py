@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tests.flow.kit import Rig
 
 from relight import Call, sleep, start, step, wait_signal, workflow
 from relight.core.flow import INLINE_CHARS, STOWED
-from relight.errors import JobFailed, PayloadTooLarge
+from relight.errors import IdempotencyMismatch, JobFailed, PayloadTooLarge
 from relight.model import StepState
+from relight.recorder.exported import export_history, write_history
 
 LARGE = "x" * (INLINE_CHARS + 100)
 
@@ -201,3 +204,36 @@ def test_a_child_s_inputs_above_the_limit_are_refused_and_nothing_is_written(rig
     done = engine.submit(wanted)
     assert 'argument "data" of child has' in done.result(timeout_seconds=60)
     assert rig.steps(done) == {} and engine.jobs(kind="child") == []
+
+
+@workflow
+def hears(times: int) -> list[int]:
+    return [len(wait_signal("go", type=str)) for _ in range(times)]
+
+
+@workflow
+async def hears_async(times: int) -> list[int]:
+    got = [await wait_signal.aio("go", "stop") for _ in range(times)]
+    return [len(signal.payload(str)) for signal in got]
+
+
+@pytest.mark.parametrize("flow", [hears, hears_async], ids=lambda flow: flow.kind)
+def test_a_large_message_is_kept_apart_and_comes_back_on_replay(rig: Rig, flow: Any) -> None:
+    engine = rig.start(flow)
+    job = engine.submit(flow, 2)
+    text = "x" * (INLINE_CHARS + 10)
+    for _ in range(2):
+        job.signal("go", text, idempotency_key="first")
+    with pytest.raises(IdempotencyMismatch):
+        job.signal("go", text + "y", idempotency_key="first")
+    rig.until_put_away(job)
+    with engine.core.store.reading() as reads:
+        [signal] = reads.signals(job.id)
+        assert len(signal.payload or "") < 100
+        [step] = [s for s in reads.steps(job.id) if s.state is StepState.COMPLETED]
+        assert len(step.outcome or "") < 300
+        assert text in write_history(export_history(reads, job.id)).decode()
+    sent, read = (e for e in job.events() if e.type in ("signal_sent", "signal_consumed"))
+    assert sent.payload["payload_hash"] == read.payload["payload_hash"]
+    job.signal("go", "small")
+    assert job.result(timeout_seconds=20) == [len(text), 5]

@@ -137,7 +137,7 @@ def test_a_workflow_called_in_a_workflow_is_a_call_in_the_same_job(rig: Rig) -> 
     engine = rig.start(outer, inner)
     done = engine.submit(outer)
     assert done.result(timeout_seconds=10) == 3
-    assert sorted(rig.steps(done)) == ["one#0", "one#1", "one#2"]
+    assert sorted(rig.steps(done)) == ["inner#0/one#0", "inner#0/one#1", "one#0"]
     assert len(engine.jobs()) == 1
 
 

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from tests.flow.kit import Rig, eventually, wait_for
 
-from relight import parallel, step, wait_signal, workflow
-from relight.errors import InvalidArgument, JobFailed, StepFailed
+from relight import parallel, start, step, wait_signal, workflow
+from relight.errors import InvalidArgument, JobFailed, StepError, StepFailed
 from relight.model import JobState, Outcomes
 
 
@@ -257,17 +257,95 @@ def test_an_item_that_a_crash_cut_is_finished_although_too_many_have_failed(rig:
     assert sorted(calls) == [0, 0, 1, 2]
 
 
-def test_errors_of_any_kind_are_tolerated_and_told_as_failed_steps(rig: Rig) -> None:
-    def arm(n: int) -> int:
-        return odd_fails(2) if n else int("no number")
+def test_what_is_on_record_or_said_to_be_a_failure_is_tolerated_and_told_as_failed_steps(rig: Rig) -> None:
+    class Declined(Exception): ...
+
+    @step(raises=(Declined,))
+    def pays() -> int:
+        raise Declined("no money")
+
+    @workflow
+    def broken() -> int:
+        return odd_fails(1)
+
+    def arm(what: str) -> int:
+        match what:
+            case "declared":
+                return pays()
+            case "said":
+                raise StepError("no text in it")
+            case "child":
+                return start(broken).result()
+            case "late":
+                return wait_signal("never", type=int, timeout_seconds=0)
+            case "group":
+                return parallel(odd_fails, [1])[0]
+        return odd_fails(2)
 
     @workflow
     def job() -> list[Any]:
-        found = parallel(arm, [0, 1], max_failed=1)
-        ((index, error),) = found.failed
-        return [found.ok, index, error.step_key, error.is_a(ValueError)]
+        found = parallel(arm, ["declared", "said", "child", "late", "group", "fine"], max_failed=5)
+        assert found.failed[0][1].is_a(Declined) and found.failed[1][1].is_a(StepError)
+        return [found.ok, [index for index, _ in found.failed], found.failed[0][1].step_key, found.skipped]
 
-    assert rig.start(job).submit(job).result(timeout_seconds=10) == [[2], 0, "b0/", True]
+    done = rig.start(job, broken).submit(job)
+    assert done.result(timeout_seconds=10) == [[2], [0, 1, 2, 3, 4], "b0/", 0]
+    assert rig.row(done).state is JobState.COMPLETED_WITH_ISSUES
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_a_bug_in_an_arms_own_code_is_not_tolerated_and_goes_on_after_its_fix(rig: Rig, colour: str) -> None:
+    calls: list[int] = []
+    mended = threading.Event()
+
+    @step
+    def check(n: int) -> int:
+        calls.append(n)
+        return n
+
+    def arm(n: int) -> int:
+        got = check(n)
+        return got if mended.is_set() or n != 1 else got + "1"  # type: ignore[operator]
+
+    async def aarm(n: int) -> int:
+        got = await check.aio(n)
+        return got if mended.is_set() or n != 1 else got + "1"  # type: ignore[operator]
+
+    @workflow(name="job")
+    def job() -> int:
+        return len(parallel(arm, range(6), limit=1, max_failed=4).ok)
+
+    @workflow(name="job")
+    async def ajob() -> int:
+        return len((await parallel.aio(aarm, range(6), limit=1, max_failed=4)).ok)
+
+    wanted: Any = job if colour == "sync" else ajob
+    done = rig.start(wanted).submit(wanted)
+    with pytest.raises(JobFailed, match="1 of 6 items") as caught:
+        done.result(timeout_seconds=10)
+    told = "".join(caught.value.__notes__)
+    assert "TypeError came from the workflow's own code" in told and "4 items were not begun" in told
+    assert rig.row(done).state is JobState.FAILED
+    mended.set()
+    done.retry(by="ada")
+    assert done.result(timeout_seconds=10) == 6
+    assert sorted(calls) == list(range(6))
+
+
+def test_items_of_a_plain_function_are_found_by_a_key_that_people_can_read(rig: Rig) -> None:
+    def arm(name: str) -> int:
+        return odd_fails(2) + odd_fails(len(name) * 2)
+
+    @workflow
+    def job() -> int:
+        return sum(parallel(arm, ["d-17", "a/b c", "x" * 70], key=str))
+
+    done = rig.start(job).submit(job)
+    done.result(timeout_seconds=10)
+    lines = sorted({key.rpartition("/")[0] for key in rig.steps(done) if "/" in key})
+    assert len(rig.steps(done)) >= 6
+    assert lines[0].startswith("item:a_b_c~") and lines[1] == "item:d-17" and lines[2].startswith("item:xxx")
+    assert len(lines[2]) < 70
 
 
 # ---------------------------------------------------------------- progress

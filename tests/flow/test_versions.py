@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import pytest
-from tests.flow.kit import Rig
+from tests.flow.kit import Rig, eventually
 
-from relight import Client, step, wait_signal, workflow
+from relight import Client, start, step, wait_signal, workflow
 from relight.authoring.registry import Registry, version_order
 from relight.errors import IllegalTransition, KindDuplicate
 from relight.ids import short
@@ -225,3 +226,47 @@ def test_results_are_read_as_the_version_that_made_them_says(rig: Rig) -> None:
     engine = rig.start(new, old)
     assert engine.submit(new).result(timeout_seconds=10) == {"a": 1}
     assert engine.job(first.id).result(timeout_seconds=10) == (1, 2)
+
+
+@dataclass
+class Old:
+    name: str
+
+
+@dataclass
+class New:
+    title: str
+
+
+@COLOURS
+def test_a_childs_result_is_of_its_own_version(rig: Rig, is_async: bool) -> None:
+    @workflow(name="child", version="1")
+    def old() -> Old:
+        return Old(wait_signal("go", type=str))
+
+    @workflow(name="child", version="2")
+    def new() -> New:
+        return New(wait_signal("go", type=str))
+
+    @workflow(name="parent")
+    def parent() -> list[str]:
+        got: Any = start(old).result()
+        return [type(got).__name__, got.name]
+
+    @workflow(name="parent")
+    async def aparent() -> list[str]:
+        got: Any = await (await start.aio(old)).result.aio()
+        return [type(got).__name__, got.name]
+
+    flow: Any = aparent if is_async else parent
+    engine = rig.start(flow, old)
+    job = engine.submit(flow)
+    rig.until_recorded(
+        job, next(k for k in eventually(lambda: [k for k in rig.steps(job) if "result" in k])), "waiting"
+    )
+    [child] = [info for info in engine.jobs() if info.kind == "child"]
+    rig.until_put_away(engine.job(child.id))
+    rig.stop(engine)
+    engine = rig.start(flow, old, new)
+    engine.job(child.id).signal("go", "on")
+    assert engine.job(job.id).result(timeout_seconds=10) == ["Old", "on"]

@@ -19,6 +19,7 @@ from relight.core.queue_rows import QueueLimit
 from relight.errors import IllegalTransition
 from relight.ids import EngineId, StepKey
 from relight.model import (
+    FINISHED_STEPS,
     EngineState,
     GateState,
     JobRecord,
@@ -95,6 +96,15 @@ class Acts(Driver):
             ready_at=None if delay is None else self.world.clock.now_ms() + delay,
             max_stalls=1 + n % 3,
         )
+        self.go(self.client, command, wait)
+
+    def fork(self, n: int, m: int, wait: bool) -> None:
+        """A new job takes over what another one has finished; now and then what it has not."""
+        source = self.a_job(n)
+        steps = [s for s in self.reference.steps_of(source.job_id) if s.kind in (StepKind.STEP, StepKind.VALUE)]
+        kept = [s.step_key for s in steps if s.state in FINISHED_STEPS or m % 7 == 0]
+        new = self.client.submission(source.kind, queue=source.queue, forked_from=source.job_id)
+        command = cj.ForkJob(source=cs.ref_of(source), new=new, from_step=None, steps=tuple(kept))
         self.go(self.client, command, wait)
 
     def start_job(self, n: int, queue: str, begins: bool) -> None:

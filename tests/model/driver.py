@@ -136,6 +136,7 @@ class Driver(RuleBasedStateMachine):
             assert signals == [s for job_id in ids for s in t.signals.values() if s.job_id == job_id]
             assert {d.decision_id: d for job_id in ids for d in reads.decisions(job_id)} == t.decisions
             assert {q.job_id: q for job_id in ids for q in reads.quarantine(job_id)} == t.quarantine
+            assert {token.token: token for job_id in ids for token in reads.tokens(job_id)} == t.tokens
             assert {queue.queue: queue for queue in reads.queues()} == t.queues
             log = reads.events(EventFilter(after=self.seen, limit=0))
             assert [(event.type, event.job_id) for event in log] == self.reference.told

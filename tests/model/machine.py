@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 from tests.model.acts import Acts
 from tests.model.driver import NAMES, QUEUES, Driver
+from tests.model.token_acts import TokenActs
 
 from relight.conformance.world import ANN, Engine
 from relight.core import events as ev
@@ -38,6 +39,10 @@ WAIT_ACTS = [
     "race",
     "race",
     "race",
+    "token",
+    "token",
+    "wait token",
+    "wait token",
 ]
 RUN_ENDS = [
     *("put away", "put away", "put away", "await person", "await person", "mismatch"),
@@ -46,9 +51,10 @@ RUN_ENDS = [
 OUTSIDE_ACTS = [
     *("signal", "signals", "signals", "answer", "answer", "time out", "expire", "withdraw", "settle", "retry", "retry"),
     *("cancel", "cancel", "fail", "deadline"),
+    *("complete", "fail token", "beat token"),
 ]
 STALLED_ACTS = ["resume", "resume", "resume", "probation", "operator", "hold", "poison", "let go"]
-WORK_ACTS = ["submit", "start", "start", "claim", "claim", "claim"]
+WORK_ACTS = ["submit", "start", "start", "claim", "claim", "claim", "fork"]
 RUN_ACTS = [*STEP_ACTS, *WAIT_ACTS, *RUN_ENDS]
 JOB_ACTS = [*OUTSIDE_ACTS, *STALLED_ACTS]
 HOUSE_ACTS = [
@@ -96,7 +102,7 @@ def has_runs(machine: Driver) -> bool:
     return machine.has_runs()
 
 
-class StoreAgainstReference(Acts):
+class StoreAgainstReference(Acts, TokenActs):
     """See the module."""
 
     # the world
@@ -147,7 +153,12 @@ class StoreAgainstReference(Acts):
             if how == "claim":
                 self.claim(n, m, (None, None, 0, 1, 2)[m % 5], n % 2 == 0, wait)
             elif self.has_room():
-                self.submit(n, m, wait) if how == "submit" else self.start_job(n, QUEUES[m % 2], m % 3 > 0)
+                if how == "fork":
+                    self.fork(n, m, wait)
+                elif how == "submit":
+                    self.submit(n, m, wait)
+                else:
+                    self.start_job(n, QUEUES[m % 2], m % 3 > 0)
 
         self.first_that_can(WORK_ACTS, mixed(m, n), act)
 
@@ -217,6 +228,10 @@ class StoreAgainstReference(Acts):
                 self.start_child(n, m % 2, wait)
             case "child":
                 self.wait_child(n, m, wait)
+            case "token":
+                self.make_token(n, m, wait)
+            case "wait token":
+                self.wait_token(n, m, wait)
             case "race":
                 self.race(n, m, wait)
             case _:
@@ -242,6 +257,8 @@ class StoreAgainstReference(Acts):
                     self.signal(n, name, None, name != NAMES[m % 2])
             case "cancel" | "fail" | "deadline":
                 self.end(n, how, m % 3 == 0, wait)
+            case "complete" | "fail token" | "beat token":
+                self.answer_token(n, m, how, wait)
             case "settle":
                 self.settle(n, m, wait)
             case "retry":

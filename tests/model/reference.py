@@ -13,10 +13,12 @@ from typing import Any
 import msgspec
 from tests.model.queues import QueueRules
 from tests.model.tables import Refuse, need, put
+from tests.model.tokens import TokenRules
 
 from relight.core.commands import Command, JobRef
 from relight.core.commands import engines as ce
 from relight.core.commands import jobs as cj
+from relight.core.commands import outside as co
 from relight.core.commands import queues as cq
 from relight.core.commands import steering as cs
 from relight.core.commands import steps as ct
@@ -36,7 +38,6 @@ from relight.model import (
     RunState,
     SignalRecord,
     StepKind,
-    StepRecord,
     StepState,
     Verdict,
 )
@@ -44,13 +45,14 @@ from relight.model import (
 _S = JobState
 
 
-class Reference(QueueRules):
+class Reference(QueueRules, TokenRules):
     """See the module."""
 
     def __init__(self) -> None:
         super().__init__()
         self._do: dict[type[Command], Callable[[Any, int], None]] = {
             cj.SubmitJob: self._submit,
+            cj.ForkJob: self._fork,
             cj.ClaimJob: self._claim,
             cj.PutJobAway: self._put_away,
             cj.FinishRun: self._finish_run,
@@ -65,6 +67,11 @@ class Reference(QueueRules):
             ct.ConsumeSignal: self._consume,
             ct.AskPerson: self._ask,
             ct.ExpireDecision: self._expire,
+            co.MakeToken: self._make_token,
+            co.CompleteToken: self._complete_token,
+            co.FailToken: self._fail_token,
+            co.BeatTokenNow: self._beat_token,
+            co.ExpireToken: self._expire_token,
             ct.StartChildren: self._start_children,
             ct.ReportProgress: self._progress,
             cs.SendSignal: self._signal,
@@ -130,6 +137,7 @@ class Reference(QueueRules):
             inputs=c.inputs,
             inputs_hash=c.inputs_hash,
             trace_id=c.trace_id,
+            status_reason="submitted" if c.forked_from is None else "forked",
             parent_job_id=c.parent_job_id,
             parent_step_key=c.parent_step_key,
             metrics=cj.ZERO_METRICS,
@@ -137,6 +145,15 @@ class Reference(QueueRules):
             updated_at=now,
         )
         self.tell("job_accepted", c.job_id)
+
+    def _fork(self, c: cj.ForkJob, now: int) -> None:
+        self._submit(c.new, now)
+        for key in c.steps:
+            step = self.t.steps.get((c.source.job_id, key))
+            need(step is not None and step.state in FINISHED_STEPS)
+            assert step is not None
+            self.t.steps[c.new.job_id, key] = put(step, job_id=c.new.job_id)
+        self.tell("job_forked", c.source)
 
     def _claim(self, c: cj.ClaimJob, now: int) -> None:
         job = self.job(c.job)
@@ -221,25 +238,6 @@ class Reference(QueueRules):
         self.ended(job.job_id, now)
 
     # steps
-
-    def begin(self, job: JobRef, key: str, now: int, **fields: Any) -> None:
-        """Begin a step or a wait, or go on with one that is not finished."""
-        run = self.running(job)
-        old = self.t.steps.get((job.job_id, key))
-        need(old is None or old.state not in FINISHED_STEPS)
-        new = StepRecord(job_id=job.job_id, step_key=key, run_id=run.run_id, begun_at=now, **fields)  # type: ignore[arg-type]
-        if old is not None:
-            new = put(new, kind=old.kind, name=old.name, outcome=old.outcome, error=old.error, note=old.note)
-        self.t.steps[job.job_id, key] = new
-
-    def update(self, job: JobRef, key: str, state: StepState, *, now: int | None = None, **fields: Any) -> None:
-        """Write what became of an unfinished step; ``now`` is its end."""
-        old = self.t.steps.get((job.job_id, key))
-        need(old is not None and old.state not in FINISHED_STEPS)
-        assert old is not None
-        run = self.running(job)
-        fresh = {"try_number": 1, "outcome": None, "error": None, "until": None} | fields
-        self.t.steps[job.job_id, key] = put(old, state=state, run_id=run.run_id, ended_at=now, **fresh)
 
     def _begin_try(self, c: ct.BeginTry, now: int) -> None:
         self.begin(
@@ -401,6 +399,7 @@ class Reference(QueueRules):
     def _request_end(self, c: cs.RequestEnd, now: int) -> None:
         job = self.job(c.job)
         need(job.begun and job.cancel_code is None)
+        need(not c.orphan or self.is_orphan(job))
         need(job.state in (_S.QUEUED, _S.AWAITING_USER, _S.RUNNING, _S.STALLED))
         self.set_job(c.job, now, cancel_code=c.code, cancel_reason=c.reason, cancel_by=c.who.id)
         if job.state is _S.STALLED and job.held_by is None:
@@ -430,6 +429,8 @@ class Reference(QueueRules):
             ready_at=now if queued else None,
             completed_at=now if final else None,
             held_by=job.held_by if target is _S.STALLED else None,
+            issues=None if queued else job.issues,
+            detached=job.detached or (begins_anew and self.is_orphan(job)),
             **({"probation": False, "error": None if queued else job.error} | fresh | fields),
         )
         if final:
@@ -439,6 +440,7 @@ class Reference(QueueRules):
         for decision_id in c.open_decisions:
             self.close_decision(c.job, decision_id, now, "withdrawn", by=c.who.id)
         need(c.begun in (None, self.job(c.job).begun))
+        need(not c.orphan or self.is_orphan(self.job(c.job)))
         if c.source is _S.RUNNING:
             end = RunState.CANCELLED if c.target is _S.CANCELLED else RunState.FAILED
             self.end_run(c.job.run_id, end, c.reason, now, None)

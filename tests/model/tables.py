@@ -11,6 +11,7 @@ import msgspec
 from relight.core.commands import JobRef
 from relight.model import (
     FINAL_STATES,
+    FINISHED_STEPS,
     DecisionRecord,
     EngineRecord,
     JobRecord,
@@ -23,6 +24,7 @@ from relight.model import (
     StepKind,
     StepRecord,
     StepState,
+    TokenRecord,
 )
 
 _S = JobState
@@ -51,6 +53,7 @@ class Tables:
     decisions: dict[str, DecisionRecord] = field(default_factory=dict)
     engines: dict[str, EngineRecord] = field(default_factory=dict)
     quarantine: dict[str, QuarantineRecord] = field(default_factory=dict)
+    tokens: dict[str, TokenRecord] = field(default_factory=dict)
     queues: dict[str, QueueRecord] = field(default_factory=dict)
 
     def copy(self) -> Tables:
@@ -89,6 +92,25 @@ class Ground:
         assert run is not None
         return run
 
+    def begin(self, job: JobRef, key: str, now: int, **fields: Any) -> None:
+        """Begin a step or a wait, or go on with one that is not finished."""
+        run = self.running(job)
+        old = self.t.steps.get((job.job_id, key))
+        need(old is None or old.state not in FINISHED_STEPS)
+        new = StepRecord(job_id=job.job_id, step_key=key, run_id=run.run_id, begun_at=now, **fields)  # type: ignore[arg-type]
+        if old is not None:
+            new = put(new, kind=old.kind, name=old.name, outcome=old.outcome, error=old.error, note=old.note)
+        self.t.steps[job.job_id, key] = new
+
+    def update(self, job: JobRef, key: str, state: StepState, *, now: int | None = None, **fields: Any) -> None:
+        """Write what became of an unfinished step; ``now`` is its end."""
+        old = self.t.steps.get((job.job_id, key))
+        need(old is not None and old.state not in FINISHED_STEPS)
+        assert old is not None
+        run = self.running(job)
+        fresh = {"try_number": 1, "outcome": None, "error": None, "until": None} | fields
+        self.t.steps[job.job_id, key] = put(old, state=state, run_id=run.run_id, ended_at=now, **fresh)
+
     def end_run(self, run_id: str | None, state: RunState, reason: str, now: int, engine_id: str | None) -> None:
         """End a running run of an engine (None: of any). No step stays in flight under it."""
         run = self.t.runs.get(run_id or "")
@@ -124,6 +146,9 @@ class Ground:
             case StepKind.CHILD_RESULT:
                 child = self.t.jobs.get(wait.waits_for or "")
                 return child is not None and child.state in FINAL_STATES
+            case StepKind.EXTERNAL:
+                token = self.t.tokens.get(wait.waits_for or "")
+                return token is not None and token.state != "open"
             case _:
                 return False
 
@@ -137,8 +162,19 @@ class Ground:
         elif job.state is _S.QUEUED:
             self.set_job(job_id, now, claimable=True, ready_at=now)
 
+    def is_orphan(self, job: JobRecord) -> bool:
+        """Tell whether a job's parent has ended."""
+        parent = self.t.jobs.get(job.parent_job_id or "")
+        return parent is not None and parent.state in FINAL_STATES
+
     def ended(self, job_id: str, now: int) -> None:
-        """A job has ended: a parent that was put away for it may go on."""
+        """A job has ended: nothing waits in it any more, and a parent that was put away for it may go on."""
+        for step in self.steps_of(job_id):
+            if step.state is StepState.WAITING:
+                self.t.steps[job_id, step.step_key] = put(step, state=StepState.ABANDONED, ended_at=now)
+        for row in list(self.t.decisions.values()):
+            if row.job_id == job_id and row.state == "open":
+                self.t.decisions[row.decision_id] = put(row, state="withdrawn", decided_at=now)
         for parent in list(self.t.jobs.values()):
             waits = any(w.kind is StepKind.CHILD_RESULT and w.waits_for == job_id for w in self.waits(parent.job_id))
             if waits and parent.state is _S.QUEUED and not parent.claimable:

@@ -166,8 +166,14 @@ SABOTEURS: list[tuple[str, str]] = [
     ("J-5", "UPDATE jobs SET begun = 0 WHERE job_id = :plain"),
     ("J-5", "UPDATE steps SET run_id = 'r' WHERE job_id = :plain"),
     ("J-6", """UPDATE jobs SET issues = '[{"code":"odd"}]' WHERE job_id = :plain"""),
-    ("J-6", """UPDATE jobs SET issues = '[{"code":"odd"}]' WHERE job_id = :failed"""),
+    ("J-6", """UPDATE jobs SET issues = '[{"code":"odd"}]' WHERE job_id = :asleep"""),
     ("J-6", "UPDATE jobs SET state = 'completed_with_issues' WHERE job_id = :plain"),
+    ("S-2", "UPDATE steps SET state = 'waiting', ended_at = NULL WHERE job_id = :failed"),
+    (
+        "S-2",
+        """INSERT INTO decisions (decision_id, job_id, step_key, question, options, asked_at)
+           VALUES ('d', :plain, 'ask#0', 'Go?', '[]', 0)""",
+    ),
     ("S-1", "UPDATE steps SET state = 'running' WHERE job_id = :on_hold AND step_key = 'parse#0'"),
     ("S-1", "UPDATE steps SET state = 'running', ended_at = NULL WHERE job_id = :failed"),
     ("S-1", "UPDATE steps SET state = 'running', ended_at = NULL WHERE job_id = :forced"),

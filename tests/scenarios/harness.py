@@ -33,14 +33,13 @@ import msgspec
 from tests.scenarios.script import PATIENCE_SECONDS, WORLD, Scenario, Stage
 
 from relight import Engine
-from relight.clock import SystemClock
 from relight.errors import JobError
-from relight.ids import RandomIds, short
+from relight.ids import short
 from relight.model import FINAL_STATES, Event, JobRecord, StepKind
 from relight.recorder.verify import verify_store
 from relight.store.reads import EventFilter, JobFilter
 from relight.testing import ManualClock, drain
-from relight.testing.crashing import AT_REST, _files_of, _Pass, _remove
+from relight.testing.crashing import crash_at
 from relight.testing.resting import Resting
 
 DATA = Path(__file__).parent / "data"
@@ -284,21 +283,11 @@ class Crashes:
 
         As ``crash_points``, which plays them all; a test that may crash three times only picks them.
         """
-        same_ids = RandomIds().uuid7(SystemClock().now_ms())
-        played: list[str] = []
-        for ordinal in ordinals:
-            this = _Pass(self._play, self._store, {"clock": ManualClock(), **self.options}, ordinal, same_ids)
-            try:
-                boundary = this.play()
-                self._compare(this.restart({}), f"crash {ordinal} at {boundary}")
-                this.finish()
-            finally:
-                this.stop()
-                _remove(_files_of(self._store))
-            played.append(boundary)
-            if boundary == AT_REST:
-                break
-        return len(played)
+        played = 0
+        for run in crash_at(self._play, ordinals, store=self._store, **self.options):
+            self._compare(run.crash_then_restart(), str(run))
+            played += 1
+        return played
 
     def _play(self, engine: Engine) -> None:
         self._stage = self._scenario.play(engine)

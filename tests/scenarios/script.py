@@ -162,6 +162,30 @@ class Send(Act):
 
 
 @dataclass(frozen=True)
+class SendToNewest(Act):
+    """A signal to the newest child, once it waits for it: what a retry starts again has an id of its own."""
+
+    name: str
+    payload: Any = None
+
+    def do(self, stage: Stage, number: int) -> None:
+        def sent() -> bool:
+            with stage.engine.core.store.reading() as reads:
+                jobs = [job for job in reads.jobs(JobFilter(limit=0)) if job.parent_job_id == stage.job.id]
+            for job in jobs:
+                wait = stage.steps(job.job_id).get(f"signal:{self.name}#0")
+                waits = wait is not None and wait.state is StepState.WAITING and job.state is not JobState.RUNNING
+                if waits and job.completed_at is None:
+                    with suppress(Conflict):
+                        stage.engine.job(job.job_id).signal(
+                            self.name, self.payload, by="ada", idempotency_key=f"act-{number}"
+                        )
+            return stage.ended()
+
+        stage.until(sent, "the end, after a signal to the newest child")
+
+
+@dataclass(frozen=True)
 class Answer(Act):
     """A person's answer to the ``n``-th question (from 0)."""
 

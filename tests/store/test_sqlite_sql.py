@@ -183,12 +183,24 @@ def test_the_parents_of_jobs_that_end_are_found_by_the_right_positions() -> None
 
 
 def test_the_steps_left_in_flight_by_an_ended_run_are_found_by_the_right_positions() -> None:
-    [statement] = [s for s in using("end_jobs") if s.startswith("UPDATE steps")]
+    [statement] = [s for s in using("end_jobs") if s.startswith("UPDATE steps") and "'in_doubt'" in s]
     by_op = {row.op: row.__struct_fields__ for row in OPS}
     for op, part in zip(("end_jobs", "put_away", "move_jobs"), statement.split("UNION ALL"), strict=True):
         assert "SELECT value->>0" in part and f"NEW.{op}" in part
         assert by_op[op][0] == "job_id"
     assert "WHERE value->>1 = 'running'" in statement and by_op["move_jobs"][1] == "source"
+
+
+def test_what_waits_in_jobs_that_end_is_found_by_the_right_positions() -> None:
+    found = [s for s in using("end_jobs") if "'abandoned'" in s or s.startswith("UPDATE decisions")]
+    by_op = {row.op: row.__struct_fields__ for row in OPS}
+    assert len(found) == 2
+    for statement in found:
+        first, second = statement.split("UNION ALL")
+        assert "value->>0 AS job_id, value->>7 AS at" in first
+        assert (by_op["end_jobs"][0], by_op["end_jobs"][7]) == ("job_id", "at")
+        assert "value->>0, value->>9" in second and "value->>3 IN" in second
+        assert (by_op["move_jobs"][0], by_op["move_jobs"][9], by_op["move_jobs"][3]) == ("job_id", "at", "target")
 
 
 def test_a_queue_s_limit_is_read_by_position() -> None:
@@ -216,7 +228,7 @@ def test_every_operation_with_a_precondition_has_its_count_checked() -> None:
     }
     checked = set(re.findall(r"RAISE\(ABORT, 'refused:(\w+)'\)", KERNEL))
     assert checked == {row.op for row in OPS} - unchecked
-    for op in checked - {"queue_limits", "rate_limits", "beat_tokens"}:
+    for op in checked - {"queue_limits", "rate_limits", "beat_tokens", "expect_orphans"}:
         assert f"'refused:{op}') WHERE changes() <> coalesce(json_array_length(NEW.{op}), 0)" in KERNEL
 
 

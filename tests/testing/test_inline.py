@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from relight import (
+    Engine,
     Resource,
     Retry,
     ask,
     current_job,
+    external,
     now,
     parallel,
     sleep,
@@ -26,7 +28,15 @@ from relight import (
     wait_signal,
     workflow,
 )
-from relight.errors import BlockingCall, InvalidArgument, JobFailed, NotInJob, RegistrationError, WaitTimeout
+from relight.errors import (
+    BlockingCall,
+    InvalidArgument,
+    JobFailed,
+    NotInJob,
+    RegistrationError,
+    StepFailed,
+    WaitTimeout,
+)
 from relight.testing import ManualClock, run_inline
 
 LONG_AGO = datetime(2024, 1, 1, tzinfo=UTC)
@@ -274,6 +284,80 @@ class TestAnswers:
     def test_an_answer_that_is_no_choice_is_refused(self) -> None:
         with pytest.raises(InvalidArgument, match="approve, reject"):
             run_inline(asks, 1, answers={"Send it?": "yes"})
+
+
+@workflow
+def scans(times: int) -> list[str]:
+    return [external("scan", type=str, heartbeat_seconds=300).wait() for _ in range(times)]
+
+
+@workflow
+async def scans_async() -> str:
+    try:
+        return await external("scan", type=str, timeout_seconds=3600).wait.aio()
+    except (StepFailed, WaitTimeout) as error:
+        return str(error).partition(". ")[0]
+
+
+@workflow
+def scans_forever() -> str:
+    return external("scan", type=str).wait()
+
+
+@workflow
+def scans_in_children() -> list[str]:
+    return [child.result() for child in start(scans_async.bind() for _ in range(2))]
+
+
+class TestTokens:
+    def test_a_value_completes_every_token_of_its_name(self) -> None:
+        assert run_inline(scans, 2, tokens={"scan": "clean", "other": 1}) == ["clean", "clean"]
+        assert run_inline(scans_in_children, tokens={"scan": "clean"}) == ["clean", "clean"]
+
+    def test_an_exception_fails_it(self) -> None:
+        assert "no such file" in run_inline(scans_async, tokens={"scan": ValueError("no such file")})
+
+    def test_an_iterator_gives_one_for_each_token(self) -> None:
+        assert run_inline(scans, 2, tokens={"scan": iter(["a", "b"])}) == ["a", "b"]
+
+    def test_a_function_says_what_happens_meanwhile(self) -> None:
+        clock = ManualClock()
+        began = clock.now()
+
+        def scanner(engine: Engine, token: str) -> None:
+            for part in range(4):
+                clock.advance(200)
+                engine.heartbeat(token, f"part {part}")
+            engine.complete(token, "late but alive")
+
+        assert run_inline(scans, 1, tokens={"scan": scanner}, clock=clock) == ["late but alive"]
+        assert (clock.now() - began).total_seconds() >= 800
+
+    def test_a_function_that_goes_quiet_lets_the_limit_pass(self) -> None:
+        with pytest.raises(JobFailed, match="fell silent"):
+            run_inline(scans, 1, tokens={"scan": lambda engine, token: engine.heartbeat(token)})
+
+    def test_what_a_function_raises_reaches_the_test(self) -> None:
+        def broken(engine: Engine, token: str) -> None:
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            run_inline(scans, 1, tokens={"scan": broken})
+
+    def test_one_that_never_comes_runs_into_its_limit(self) -> None:
+        assert "in time" in run_inline(scans_async)
+
+    def test_a_token_that_nobody_serves_is_named_with_what_would_serve_it(self) -> None:
+        with pytest.raises(WaitTimeout, match=r'"scan".*tokens=\{"scan": …\} \(given: skan; an iterator'):
+            run_inline(scans_forever, tokens={"skan": "clean"})
+        with pytest.raises(WaitTimeout, match=r'tokens=\{"scan": …\}'):
+            run_inline(scans_forever, tokens={"scan": iter(())})
+
+    def test_a_value_of_another_type_is_refused(self) -> None:
+        with pytest.raises(InvalidArgument, match="scan"):
+            run_inline(scans_forever, tokens={"scan": 5})
+        with pytest.raises(InvalidArgument, match="tokens="):
+            run_inline(scans_forever, tokens=["scan"])  # type: ignore[call-overload]
 
 
 @workflow

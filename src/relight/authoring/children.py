@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, TypeVarTuple, overload
 
 import msgspec
@@ -11,10 +11,10 @@ import msgspec
 from relight.authoring.context import Scope, in_body, refuse_on_loop
 from relight.authoring.waiting import milliseconds
 from relight.authoring.workflows import BaseWorkflow, Call
-from relight.core import waits
+from relight.core import children, waits
 from relight.core.flow import Flow
 from relight.errors import InvalidArgument, JobCancelled, JobFailed, JobPoisoned, WaitTimeout
-from relight.ids import JobId, short
+from relight.ids import JobId, StepKey, short
 from relight.model import JobState
 
 A = TypeVar("A")
@@ -29,33 +29,35 @@ class _Waiter(Generic[R_co]):
     def __init__(self, child: Child[R_co]) -> None:
         self._child = child
 
-    def _flow(self, timeout_seconds: float | None) -> tuple[Scope, Flow]:
+    def _flow(self, timeout_seconds: float | None) -> tuple[Scope, StepKey, Flow]:
         scope = in_body("result")
-        key = scope.branch.next_key(f"result:{short(self._child.id)}")
+        key = scope.branch.next_key(f"result:{short(self._child._first or self._child.id)}")
         timeout_ms = milliseconds("timeout_seconds", timeout_seconds)
-        return scope, waits.child_result(scope.run.history, scope.run.ref, key, JobId(self._child.id), timeout_ms)
+        child_id = JobId(self._child.id)
+        return scope, key, children.child_result(scope.run.history, scope.run.ref, key, child_id, timeout_ms)
 
-    def _read(self, scope: Scope, got: Any) -> R_co:
+    def _read(self, scope: Scope, key: StepKey, got: Any) -> R_co:
         if got == waits.TIMED_OUT:
             raise WaitTimeout(
                 f"child {short(self._child.id)} did not end in time",
                 summary="waited for a child",
                 job_id=self._child.id,
+                step_key=key,
             )
-        if got["state"] in waits.ENDED_WELL:
-            result: R_co = scope.run.decode_result(self._child.kind, got["outputs"])
+        if got["state"] in children.ENDED_WELL:
+            result: R_co = scope.run.decode_result(self._child.kind, got["outputs"], got["version"])
             return result
         raise job_error(self._child.id, self._child.kind, got["state"], got["error"])
 
     def __call__(self, *, timeout_seconds: float | None = None) -> R_co:
-        scope, flow = self._flow(timeout_seconds)
+        scope, key, flow = self._flow(timeout_seconds)
         refuse_on_loop(scope, "result()", "await child.result.aio()")
-        return self._read(scope, scope.run.drive(flow))
+        return self._read(scope, key, scope.run.drive(flow))
 
     async def aio(self, *, timeout_seconds: float | None = None) -> R_co:
         """Wait for the child's result, in async code."""
-        scope, flow = self._flow(timeout_seconds)
-        return self._read(scope, await scope.run.drive_async(flow))
+        scope, key, flow = self._flow(timeout_seconds)
+        return self._read(scope, key, await scope.run.drive_async(flow))
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Child(Generic[R_co]):
 
     id: str
     kind: str
+    _first: str | None = field(default=None, repr=False, compare=False)
 
     @property
     def result(self) -> _Waiter[R_co]:
@@ -81,17 +84,20 @@ class _Start:
     Its id is derived from the parent and the place of this call, so that a replay finds the same child.
     """
 
-    def _flow(self, what: Any, args: tuple[Any, ...], detached: bool) -> tuple[Scope, list[Call[Any]], Flow]:
+    def _flow(self, what: Any, args: tuple[Any, ...], detached: bool) -> tuple[Scope, Callable[[list[str]], Any], Flow]:
         scope = in_body("start")
         calls = _calls(what, args)
         key = scope.branch.next_key("start")
         commands = [scope.run.child_command(call, key, i, detached) for i, call in enumerate(calls)]
-        return scope, calls, waits.start_children(scope.run.history, scope.run.ref, key, commands)
 
-    @staticmethod
-    def _children(what: Any, calls: list[Call[Any]], ids: list[str]) -> Any:
-        children = [Child[Any](job_id, call.workflow.kind) for call, job_id in zip(calls, ids, strict=True)]
-        return children[0] if isinstance(what, (Call, BaseWorkflow)) else children
+        def handles(ids: list[str]) -> Any:
+            started = [
+                Child[Any](job_id, call.workflow.kind, scope.run.first_child_id(key, i, job_id))
+                for i, (call, job_id) in enumerate(zip(calls, ids, strict=True))
+            ]
+            return started[0] if isinstance(what, (Call, BaseWorkflow)) else started
+
+        return scope, handles, children.start_children(scope.run.history, scope.run.ref, key, commands)
 
     @overload
     def __call__(self, call: Call[R], /, *, detached: bool = False) -> Child[R]: ...
@@ -104,9 +110,9 @@ class _Start:
     @overload
     def __call__(self, wf: Callable[[*Ts], R], /, *args: *Ts, detached: bool = False) -> Child[R]: ...
     def __call__(self, what: Any, /, *args: Any, detached: bool = False) -> Any:  # type: ignore[misc]
-        scope, calls, flow = self._flow(what, args, detached)
+        scope, handles, flow = self._flow(what, args, detached)
         refuse_on_loop(scope, "start()", "await start.aio(…)")
-        return self._children(what, calls, scope.run.drive(flow))
+        return handles(scope.run.drive(flow))
 
     @overload
     async def aio(self, call: Call[R], /, *, detached: bool = False) -> Child[R]: ...
@@ -120,8 +126,8 @@ class _Start:
     async def aio(self, wf: Callable[[*Ts], R], /, *args: *Ts, detached: bool = False) -> Child[R]: ...
     async def aio(self, what: Any, /, *args: Any, detached: bool = False) -> Any:  # type: ignore[misc]
         """Start, in async code."""
-        scope, calls, flow = self._flow(what, args, detached)
-        return self._children(what, calls, await scope.run.drive_async(flow))
+        scope, handles, flow = self._flow(what, args, detached)
+        return handles(await scope.run.drive_async(flow))
 
 
 def _calls(what: Any, args: tuple[Any, ...]) -> list[Call[Any]]:

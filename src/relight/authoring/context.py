@@ -124,8 +124,12 @@ class RunPort(Protocol):
         """Make the command that submits a child."""
         ...
 
-    def decode_result(self, kind: str, text: str | None) -> Any:
-        """Decode a job's outputs as its workflow's result."""
+    def first_child_id(self, parent_key: str, index: int, started: str) -> str:
+        """Return under which id a place started its child first."""
+        ...
+
+    def decode_result(self, kind: str, text: str | None, version: str | None) -> Any:
+        """Decode a job's outputs as the result of its workflow in the version that made them."""
         ...
 
     def registry_for(self) -> Any:

@@ -38,7 +38,9 @@ class _Waiter(Generic[R_co]):
         name = self._handed.name
         who = f"{scope.run.ref.kind} {short(scope.run.ref.job_id)}"
         if got == TIMED_OUT:
-            raise WaitTimeout(f"{name!r} of {who} was not completed in time", summary=f"waited for {name!r}")
+            raise WaitTimeout(
+                f"{name!r} of {who} was not completed in time", summary=f"waited for {name!r}", step_key=key
+            )
         match got["state"]:
             case "completed":
                 codec = scope.run.registry_for().for_type(self._handed.type, what=f"the answer to {name!r}")

@@ -38,7 +38,9 @@ class _Parallel:
 
     With one of ``max_failed`` (so many), ``max_failed_share`` (so many of all, 0 to 1) and ``min_ok`` (all but so many) the
     result is ``Outcomes``, and items that failed are issues: the job ends ``completed_with_issues``. When more have failed,
-    no further item is begun, and the same group is raised. Raises ``InvalidArgument`` when ``min_ok`` is more than the items.
+    no further item is begun, and the same group is raised. An item has failed when what is on record has (a step, a child, a
+    wait's limit) or ``fn`` raises ``StepError``; any other error of its code is a bug, which no tolerance is for: it ends the
+    whole as one failure too many does, so that ``relight retry`` goes on after its fix. Raises ``InvalidArgument`` when ``min_ok`` is more than the items.
     """
 
     @overload

@@ -14,11 +14,11 @@ from relight.authoring.context import ItemCount, Scope
 from relight.authoring.options import check_key
 from relight.authoring.steps import AsyncStep, Step
 from relight.core import choices
-from relight.core.failure import failure_of
+from relight.core.failure import failure_of, is_recorded
 from relight.core.flow import Flow
-from relight.core.keys import Branch, explicit_key
+from relight.core.keys import Branch, explicit_key, item_name
 from relight.errors import InvalidArgument, StepFailed
-from relight.ids import StepKey, derived_uuid7
+from relight.ids import StepKey
 from relight.model import Outcomes
 
 TOLD_ISSUES = 100
@@ -86,7 +86,7 @@ class FanOut:
         self.arms = list(_arms(scope, fn, items, key))
         self.allowed: int | None = None
         self.outcomes: list[Any] = [SKIPPED] * len(self.arms)
-        self._ended = self._failed = self._round = 0
+        self._ended = self._failed = self._bugs = self._round = 0
         self._known: frozenset[str] | None = None
         self._lock = threading.Lock()
 
@@ -98,9 +98,9 @@ class FanOut:
         return self
 
     @property
-    def has_too_many_failed(self) -> bool:
-        """Whether more items have failed than may."""
-        return self.allowed is not None and self._failed > self.allowed
+    def is_hopeless(self) -> bool:
+        """Whether more items have failed than may, or one in a way that no tolerance is for: by a bug in its own code."""
+        return self.allowed is not None and (self._failed > self.allowed or self._bugs > 0)
 
     # In rounds: ask the record, call the arms that it gives, record what was skipped. One round is all, but for a replay: it
     # passes over what an earlier run skipped, which has its turn once an operator's retry has made good what had failed.
@@ -110,7 +110,7 @@ class FanOut:
         """Whether there is a (further) round."""
         if self._round == 0:
             return True
-        return self._known is not None and not self.has_too_many_failed and bool(self._open())
+        return self._known is not None and not self.is_hopeless and bool(self._open())
 
     def ask(self) -> Flow:
         """Begin a round: ask which items an earlier run skipped in it."""
@@ -138,7 +138,7 @@ class FanOut:
 
     def is_to_skip(self, arm: Arm) -> bool:
         """Tell whether an item is not to be begun any more. One that an earlier run began is finished all the same."""
-        return self.has_too_many_failed and not self.has_begun([arm], 0)
+        return self.is_hopeless and not self.has_begun([arm], 0)
 
     def has_begun(self, arms: Sequence[Arm], number: int) -> bool:
         """Tell whether an earlier run had begun one of some items."""
@@ -150,7 +150,9 @@ class FanOut:
         with self._lock:
             self.outcomes[arm.index] = outcome
             self._ended += 1
-            self._failed += isinstance(outcome, ArmFailed)
+            if isinstance(outcome, ArmFailed):
+                self._failed += 1
+                self._bugs += not is_recorded(outcome.error)
             self._count()
         return outcome
 
@@ -164,7 +166,7 @@ class FanOut:
         failed = [(arm, self.outcomes[arm.index].error) for arm in self.arms if self._has_failed(arm)]
         if self.allowed is None and not failed:
             return self.outcomes
-        if self.allowed is None or len(failed) > self.allowed:
+        if self.allowed is None or self.is_hopeless:
             raise self._group([error for _, error in failed])
         told = {arm.index: _as_step_failed(arm, error) for arm, error in failed}
         self._note_issues(list(told.values()))
@@ -176,8 +178,16 @@ class FanOut:
     def _group(self, errors: list[Exception]) -> ExceptionGroup[Exception]:
         group = ExceptionGroup(f"{len(errors)} of {len(self.arms)} items of parallel({self.name}, …) failed", errors)
         left = len(self._open())
-        if left:
+        if left and len(errors) > (self.allowed or 0):
             group.add_note(f"{left} items were not begun, because at most {self.allowed} may fail")
+        elif left:
+            group.add_note(f"{left} items were not begun")
+        bug = next((error for error in errors if self.allowed is not None and not is_recorded(error)), None)
+        if bug is not None:
+            group.add_note(
+                f"{type(bug).__name__} came from the workflow's own code, outside its steps. A tolerance is for items whose "
+                "steps failed; raise StepError(…) to say so of an item"
+            )
         return group
 
     def _note_issues(self, failures: Sequence[StepFailed]) -> None:
@@ -204,7 +214,7 @@ def _arms(scope: Scope, fn: Any, items: Iterable[Any], key: Callable[[Any], str]
         if isinstance(fn, (Step, AsyncStep)):
             yield Arm(fn.options(key=mine), branch, item, index, mine, explicit_key(fn.name, mine))
         else:
-            named = scope.branch.named(derived_uuid7("0" * 36, mine)[-12:])
+            named = scope.branch.named(item_name(mine))
             yield Arm(fn, named, item, index, mine, None)
 
 

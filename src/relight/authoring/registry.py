@@ -24,6 +24,7 @@ from relight.clock import to_ms
 from relight.codec import Codec, CodecRegistry, canonical_hash
 from relight.core.changes import Who
 from relight.core.commands.jobs import SubmitJob
+from relight.core.sizes import size_of
 from relight.errors import (
     InvalidArgument,
     KindDuplicate,
@@ -119,6 +120,17 @@ class Registry:
         if self.takes_children:
             self.add(workflow)
         return workflow.kind in self._newest
+
+    def are_same_inputs(self, kind: str, then: str, now: str) -> bool:
+        """Tell whether arguments stored before mean the same as these, by the newest version known here.
+
+        Fields and parameters that equal their defaults do not count, so that neither needs a new idempotency key.
+        """
+        workflow = self.find(kind)
+        if workflow is None:
+            return then == now
+        hashes_of = self.signature(workflow.spec.function).hashes_of
+        return hashes_of(then.encode()) == hashes_of(now.encode())
 
     def signature(self, fn: Callable[..., Any], *, skip_self: bool = False) -> Signature:
         """Return a function's compiled signature. Raises ``RegistrationError``."""
@@ -241,6 +253,7 @@ def make_submit(
         version=said.version,
         inputs=inputs,
         inputs_hash=canonical_hash(inputs.encode()),
+        inputs_bytes=size_of(inputs),
         who=who,
         queue=queue_name(options.queue) or said.queue,
         priority=check_priority(priority),

@@ -14,7 +14,7 @@ from relight.core import waits
 from relight.core.flow import Flow
 from relight.core.keys import check_name
 from relight.errors import InvalidArgument, WaitTimeout
-from relight.ids import short
+from relight.ids import StepKey, short
 from relight.model import Decision, Signal
 
 T = TypeVar("T")
@@ -105,7 +105,9 @@ class _WaitSignal:
     both are recorded.
     """
 
-    def _flow(self, names: tuple[str, ...], type_: Any, timeout_seconds: float | None) -> tuple[Scope, Flow]:
+    def _flow(
+        self, names: tuple[str, ...], type_: Any, timeout_seconds: float | None, default: Any
+    ) -> tuple[Scope, StepKey, Flow]:
         scope = in_body("wait_signal")
         if not names:
             raise InvalidArgument("wait_signal() waits for a name, or for one of several")
@@ -125,17 +127,25 @@ class _WaitSignal:
         key = scope.branch.next_key(f"signal:{'|'.join(names)}")
         timeout_ms = milliseconds("timeout_seconds", timeout_seconds)
         type_ref = None if type_ is MISSING else scope.run.type_name(type_)
-        return scope, waits.wait_signal(
-            scope.run.history, scope.run.ref, key, names=names, timeout_ms=timeout_ms, type_ref=type_ref
+        flow = waits.wait_signal(
+            scope.run.history,
+            scope.run.ref,
+            key,
+            names=names,
+            timeout_ms=timeout_ms,
+            type_ref=type_ref,
+            has_default=default is not MISSING,
         )
+        return scope, key, flow
 
-    def _read(self, scope: Scope, names: tuple[str, ...], type_: Any, got: Any, default: Any) -> Any:
+    def _read(self, scope: Scope, key: StepKey, names: tuple[str, ...], type_: Any, got: Any, default: Any) -> Any:
         if got == waits.TIMED_OUT:
             if default is MISSING:
                 told = " or ".join(map(repr, names))
                 raise WaitTimeout(
                     f"no signal {told} came to {scope.run.ref.kind} {short(scope.run.ref.job_id)} in time",
                     summary=f"waited for signal {told}",
+                    step_key=key,
                 )
             return default
         raw = (got["payload"] or "null").encode()
@@ -157,9 +167,9 @@ class _WaitSignal:
     def __call__(
         self, /, *names: str, type: Any = MISSING, timeout_seconds: float | None = None, default: Any = MISSING
     ) -> Any:
-        scope, flow = self._flow(names, type, timeout_seconds)
+        scope, key, flow = self._flow(names, type, timeout_seconds, default)
         refuse_on_loop(scope, "wait_signal()", f"await wait_signal.aio({names[0]!r}, …)")
-        return self._read(scope, names, type, scope.run.drive(flow), default)
+        return self._read(scope, key, names, type, scope.run.drive(flow), default)
 
     @overload
     async def aio(self, name: str, /, *, type: type[T], timeout_seconds: float | None = None) -> T: ...
@@ -175,8 +185,8 @@ class _WaitSignal:
         self, /, *names: str, type: Any = MISSING, timeout_seconds: float | None = None, default: Any = MISSING
     ) -> Any:
         """Wait, in async code."""
-        scope, flow = self._flow(names, type, timeout_seconds)
-        return self._read(scope, names, type, await scope.run.drive_async(flow), default)
+        scope, key, flow = self._flow(names, type, timeout_seconds, default)
+        return self._read(scope, key, names, type, await scope.run.drive_async(flow), default)
 
 
 class _Ask:
@@ -194,7 +204,7 @@ class _Ask:
         preview: object,
         timeout_seconds: float | None,
         on_timeout: str | None,
-    ) -> tuple[Scope, Flow]:
+    ) -> tuple[Scope, StepKey, Flow]:
         scope = in_body("ask")
         check_text("" if question is None else question, "question", MAX_QUESTION)
         listed = isinstance(options, Sequence) and not isinstance(options, str)
@@ -209,14 +219,15 @@ class _Ask:
             milliseconds("timeout_seconds", timeout_seconds),
         )
         key = scope.branch.next_key("ask")
-        return scope, waits.ask(scope.run.history, scope.run.ref, key, asked)
+        return scope, key, waits.ask(scope.run.history, scope.run.ref, key, asked)
 
-    def _read(self, scope: Scope, question: str, got: Any, on_timeout: str | None) -> Decision:
+    def _read(self, scope: Scope, key: StepKey, question: str, got: Any, on_timeout: str | None) -> Decision:
         if "expired_at" in got:
             if on_timeout is None:
                 raise WaitTimeout(
                     f"nobody answered {question!r} of {scope.run.ref.kind} {short(scope.run.ref.job_id)} in time",
                     summary=f"waited for a decision {question!r}",
+                    step_key=key,
                 )
             return Decision(got["id"], on_timeout, "timeout", None, to_datetime(got["expired_at"]))
         return Decision(got["id"], got["choice"], got["by"] or "unknown", got["note"], to_datetime(got["at"]))
@@ -230,9 +241,9 @@ class _Ask:
         timeout_seconds: float | None = None,
         on_timeout: str | None = None,
     ) -> Decision:
-        scope, flow = self._flow(question, options, preview, timeout_seconds, on_timeout)
+        scope, key, flow = self._flow(question, options, preview, timeout_seconds, on_timeout)
         refuse_on_loop(scope, "ask()", "await ask.aio(…)")
-        return self._read(scope, question, scope.run.drive(flow), on_timeout)
+        return self._read(scope, key, question, scope.run.drive(flow), on_timeout)
 
     async def aio(
         self,
@@ -244,8 +255,8 @@ class _Ask:
         on_timeout: str | None = None,
     ) -> Decision:
         """Ask, in async code."""
-        scope, flow = self._flow(question, options, preview, timeout_seconds, on_timeout)
-        return self._read(scope, question, await scope.run.drive_async(flow), on_timeout)
+        scope, key, flow = self._flow(question, options, preview, timeout_seconds, on_timeout)
+        return self._read(scope, key, question, await scope.run.drive_async(flow), on_timeout)
 
 
 sleep = _Sleep()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
+from relight.authoring.context import SCOPE, Scope, leave_scope
 from relight.authoring.options import (
     Definition,
     Queue,
@@ -81,23 +82,47 @@ class BaseWorkflow(Definition, Generic[P, R]):
         """Call the function: inline, in the same job if in one. ``start`` or ``submit`` make a job."""
         return self._spec.function(*args, **kwargs)
 
+    def _branch(self) -> Scope | None:
+        """Open the branch of an inline call; None where a call is just its function (outside a job, or inside a step)."""
+        scope = SCOPE.get()
+        if scope is None or scope.step is not None:
+            return None
+        spec = self._spec
+        scope.run.history.check_function(spec.kind, spec.function, spec.code_ref, what="workflow")
+        return replace(scope, branch=scope.branch.inline(spec.kind))
+
 
 class Workflow(BaseWorkflow[P, R]):
     """A sync workflow: the function that a job executes, in a thread."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function, inline."""
-        result: R = self._spec.function(*args, **kwargs)
-        return result
+        """Call the function, inline: in a job its steps stand in a branch of their own, ``digest#0/``."""
+        inside = self._branch()
+        if inside is None:
+            return cast(R, self._spec.function(*args, **kwargs))
+        before = SCOPE.set(inside)
+        try:
+            return cast(R, self._spec.function(*args, **kwargs))
+        finally:
+            leave_scope(before)
 
 
 class AsyncWorkflow(BaseWorkflow[P, R]):
     """An async workflow: the function that a job executes, on the engine's own loop."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
-        """Call the function, inline."""
-        result: Coroutine[Any, Any, R] = self._spec.function(*args, **kwargs)
-        return result
+        """Call the function, inline. Its branch is opened where it is awaited: in the line that runs it."""
+        return self._inline(args, kwargs)
+
+    async def _inline(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+        inside = self._branch()
+        if inside is None:
+            return cast(R, await self._spec.function(*args, **kwargs))
+        before = SCOPE.set(inside)
+        try:
+            return cast(R, await self._spec.function(*args, **kwargs))
+        finally:
+            leave_scope(before)
 
 
 AnyWorkflow = Workflow[..., Any] | AsyncWorkflow[..., Any]

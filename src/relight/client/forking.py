@@ -20,8 +20,9 @@ from relight.core.commands.jobs import ForkJob, SubmitJob
 from relight.core.commands.steering import ref_of
 from relight.core.flow import STOWED
 from relight.core.forks import BEGIN, END, Story, steps_to_copy, token_text
-from relight.errors import Conflict, Fenced, StorageCorrupt
-from relight.ids import JobId, StepKey, short
+from relight.core.sizes import size_of
+from relight.errors import Conflict, Fenced
+from relight.ids import JobId, StepKey
 from relight.model import JobRecord, StepKind
 from relight.store.reads import EventFilter
 
@@ -76,10 +77,11 @@ class Forking(Submitting):
         now_ms = self.clock.now_ms()
         workflow = self.registry.find(source.kind)
         inputs, inputs_hash = source.inputs or "{}", source.inputs_hash
+        inputs_bytes = size_of(self._in_full(source.inputs or "{}"))
         if edit is not None:
-            edited = edit(msgspec.json.decode(self._inputs_of(source)))
+            edited = edit(msgspec.json.decode(self._in_full(source.inputs or "{}")))
             inputs = self.registry.codecs.for_type(Any, what="arguments").encode(edited, what="arguments").decode()
-            inputs_hash = canonical_hash(inputs.encode())
+            inputs_hash, inputs_bytes = canonical_hash(inputs.encode()), size_of(inputs)
             if workflow is not None:
                 self.registry.signature(workflow.spec.function).load(inputs.encode())
         new = SubmitJob(
@@ -89,6 +91,7 @@ class Forking(Submitting):
             version=source.version if workflow is None else workflow.spec.version,
             inputs=inputs,
             inputs_hash=inputs_hash,
+            inputs_bytes=inputs_bytes,
             who=self.who(by),
             queue=source.queue,
             priority=source.priority,
@@ -99,15 +102,3 @@ class Forking(Submitting):
             forked_from=source.job_id,
         )
         return new if inputs.startswith(STOWED) else self._stowed(new)
-
-    def _inputs_of(self, source: JobRecord) -> str:
-        text = source.inputs or "{}"
-        if not text.startswith(STOWED):
-            return text
-        with self.store.reading() as reads:
-            found = reads.blob(text.removeprefix(STOWED))
-        if found is None:
-            raise StorageCorrupt(
-                f"the arguments of {short(source.job_id)} are missing: relight verify", job_id=source.job_id
-            )
-        return found

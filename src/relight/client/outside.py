@@ -18,6 +18,7 @@ from relight.core.commands.outside import BeatTokenNow, CompleteToken, FailToken
 from relight.core.commands.steering import ref_of
 from relight.core.flow import INLINE_CHARS, STOWED, digest
 from relight.core.keys import check_name
+from relight.core.sizes import size_of
 from relight.errors import Conflict, Fenced, InvalidArgument, NotFound
 from relight.ids import short
 from relight.model import FINAL_STATES, Delivery, JobRecord, TokenRecord
@@ -34,8 +35,8 @@ class Outside(Session):
         """Complete a token. Raises ``NotFound``, and ``InvalidArgument`` for a value of another type than is waited for."""
         row, _ = self._token(token)
         text = self.registry.encode_for(row.type, value, what=f"value of {row.name!r}")
-        value_hash, size = digest(text), len(text)
-        stored = text if size <= INLINE_CHARS else self._stow(text)
+        value_hash, size = digest(text), size_of(text)
+        stored = text if len(text) <= INLINE_CHARS else self.stow(text)
 
         def decide(row: TokenRecord, job: JobRecord) -> Command:
             return CompleteToken(
@@ -106,13 +107,6 @@ class Outside(Session):
         if row.expires_at is not None and row.expires_at <= self.clock.now_ms():
             return Delivery(False, "expired", None, to_datetime(row.expires_at))
         return None
-
-    def _stow(self, text: str) -> str:
-        import hashlib
-
-        name = hashlib.sha256(text.encode()).hexdigest()
-        self.store.put_blob(name, text, self.clock.now_ms())
-        return STOWED + name
 
     # what a job published
 

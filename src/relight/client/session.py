@@ -14,6 +14,7 @@ from relight.clock import Clock
 from relight.core.changes import OpenWriter, Who
 from relight.core.commands import Command
 from relight.core.commands.engines import CloseWriterNow, OpenWriterNow
+from relight.core.flow import STOWED
 from relight.errors import (
     Conflict,
     NotFound,
@@ -67,6 +68,14 @@ class Session:
         self.before_submit: Callable[[], None] = lambda: None
         self.patience_seconds: float | None = PATIENCE_SECONDS
         self._journal: Journal | None = None
+
+    def stow(self, text: str) -> str:
+        """Keep a large text by its content, durable before what refers to it; return the reference."""
+        import hashlib
+
+        name = hashlib.sha256(text.encode()).hexdigest()
+        self.store.put_blob(name, text, self.clock.now_ms())
+        return STOWED + name
 
     # the writer
 

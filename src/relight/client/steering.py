@@ -25,12 +25,12 @@ from relight.core.commands.steering import (
     decide_end,
     decide_resume,
     decide_retry,
-    failures_that_ended,
     ref_of,
 )
-from relight.core.flow import DOUBT_OPTIONS, digest
+from relight.core.flow import DOUBT_OPTIONS, INLINE_CHARS, digest
 from relight.core.history import History
 from relight.core.keys import branch_of, check_name
+from relight.core.reopening import children_of, failures_that_ended, starts_to_reopen
 from relight.errors import (
     Conflict,
     Fenced,
@@ -76,6 +76,7 @@ class Steering(Session):
         check_name(name, "signal")
         check_text(idempotency_key, "idempotency_key")
         text = self._payload_text(job_id, name, payload)
+        stored = text if len(text) <= INLINE_CHARS else self.stow(text)
         signal_id = self.ids.uuid7(self.clock.now_ms())
 
         def decide(job: JobRecord) -> Command:
@@ -84,13 +85,13 @@ class Steering(Session):
                 job=ref_of(job),
                 signal_id=signal_id,
                 name=name,
-                payload=text,
+                payload=stored,
                 payload_hash=digest(text),
                 idempotency_key=idempotency_key,
                 who=self.who(by),
             )
 
-        if idempotency_key is not None and self._was_sent(job_id, name, idempotency_key, text):
+        if idempotency_key is not None and self._was_sent(job_id, name, idempotency_key, stored):
             return
         try:
             self.journal.execute(decide(self.find(job_id)), patience_seconds=self.patience_seconds)
@@ -98,13 +99,13 @@ class Steering(Session):
             raise
         except Conflict:
             self._refuse_ended(self.find(job_id), "take a signal")
-            if idempotency_key is None or not self._was_sent(job_id, name, idempotency_key, text):
+            if idempotency_key is None or not self._was_sent(job_id, name, idempotency_key, stored):
                 raise
 
-    def _was_sent(self, job_id: str, name: str, key: str, text: str) -> bool:
+    def _was_sent(self, job_id: str, name: str, key: str, stored: str) -> bool:
         with self.store.reading() as reads:
             known = reads.signal_by_key(job_id, name, key)
-        if known is not None and known.payload != text:
+        if known is not None and known.payload != stored:
             raise IdempotencyMismatch(
                 f'signal {name!r} was sent to {short(job_id)} under the key "{key}" with another payload', job_id=job_id
             )
@@ -169,7 +170,10 @@ class Steering(Session):
         """Return the command that retries a job as it is now."""
         with self.store.reading() as reads:
             steps = reads.steps(job.job_id)
-        return decide_retry(job, who, failures_that_ended(job.error, steps, all_failed=all_failed))
+            started = children_of(steps)
+            heads = reads.job_heads([child for ids in started.values() for child in ids]) if started else []
+        reopen = failures_that_ended(job.error, steps, all_failed=all_failed)
+        return decide_retry(job, who, [*reopen, *starts_to_reopen(job, started, heads)])
 
     def accepting(self, job: JobRecord, who: Who) -> Command:
         """Return the command that accepts what stopped a job: a mismatch, or that no live engine has its version.

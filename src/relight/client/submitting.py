@@ -26,6 +26,7 @@ from relight.errors import (
     IdempotencyMismatch,
     InvalidArgument,
     RecoveryPending,
+    StorageCorrupt,
 )
 from relight.ids import short
 from relight.model import (
@@ -86,11 +87,7 @@ class Submitting(Session):
     def _stowed(self, command: SubmitJob) -> SubmitJob:
         if len(command.inputs) <= INLINE_CHARS:
             return command
-        import hashlib
-
-        name = hashlib.sha256(command.inputs.encode()).hexdigest()
-        self.store.put_blob(name, command.inputs, self.clock.now_ms())
-        return msgspec.structs.replace(command, inputs=STOWED + name)
+        return msgspec.structs.replace(command, inputs=self.stow(command.inputs))
 
     def submit_commands(self, commands: Sequence[SubmitJob]) -> list[tuple[str, str, bool]]:
         """Submit many jobs, as few transactions as they fit into; return id, kind and newness of each, in order."""
@@ -143,14 +140,29 @@ class Submitting(Session):
 
     def refuse_other_inputs(self, command: SubmitJob, owner: JobRecord) -> None:
         """Raise ``IdempotencyMismatch`` when the owner of a submit's key was submitted with other arguments."""
-        if owner.inputs_hash == command.inputs_hash:
+        if owner.inputs_hash == command.inputs_hash or self._means_the_same(owner, command):
             return
-        inputs = owner.inputs if owner.inputs is not None else self.find(owner.job_id).inputs
         raise IdempotencyMismatch(
             f'key "{command.idempotency_key}" belongs to {owner.kind} {short(owner.job_id)} ({owner.state}) with '
-            f"{_what_differs(inputs or 'null', command.inputs)}. Use another key, or fork that job",
+            f"{_what_differs(self._inputs_of(owner) or 'null', command.inputs)}. Use another key, or fork that job",
             job_id=owner.job_id,
         )
+
+    def _inputs_of(self, job: JobRecord) -> str | None:
+        return job.inputs if job.inputs is not None else self.find(job.job_id).inputs
+
+    def _means_the_same(self, owner: JobRecord, command: SubmitJob) -> bool:
+        then = self._in_full(self._inputs_of(owner) or "{}")
+        return self.registry.are_same_inputs(owner.kind, then, self._in_full(command.inputs))
+
+    def _in_full(self, text: str) -> str:
+        if not text.startswith(STOWED):
+            return text
+        with self.store.reading() as reads:
+            found = reads.blob(text.removeprefix(STOWED))
+        if found is None:
+            raise StorageCorrupt(f"a payload is missing from {self.store.place}: relight verify")
+        return found
 
     def _owners(self, commands: Sequence[SubmitJob]) -> dict[tuple[str, str | None], JobRecord]:
         keys: dict[str, list[str]] = {}

@@ -10,9 +10,8 @@ A backend gives one fixture and imports the suite::
 
 Each call makes a ``Store`` that is not open; all stores of one test are the same database, empty when the test begins.
 Other writers may use the database at the same time: no test looks at what is not its own. ``transitions`` holds the table,
-``fence`` who may write, ``batches`` all or nothing, ``claims``, ``teams``, ``steps``, ``waits``, ``outside`` and
-``recovery`` what each operation
-asks before it writes, ``reads`` what is given back. Start reading at ``world.py``.
+``fence`` who may write, ``batches`` all or nothing, ``claims``, ``teams``, ``steps``, ``waits``, ``outside``, ``ends``
+and ``recovery`` what each operation asks before it writes, ``reads`` what is given back. Start reading at ``world.py``.
 """
 
 import pytest
@@ -22,13 +21,14 @@ pytest.register_assert_rewrite(
         f"relight.conformance.{name}"
         for name in (
             *("transitions", "fence", "batches", "claims", "teams"),
-            *("steps", "waits", "outside", "recovery", "reads"),
+            *("steps", "waits", "outside", "ends", "recovery", "reads"),
         )
     )
 )
 
 from relight.conformance.batches import *  # noqa: E402, F403
 from relight.conformance.claims import *  # noqa: E402, F403
+from relight.conformance.ends import *  # noqa: E402, F403
 from relight.conformance.fence import *  # noqa: E402, F403
 from relight.conformance.outside import *  # noqa: E402, F403
 from relight.conformance.reads import *  # noqa: E402, F403

@@ -107,6 +107,7 @@ REFUSED: dict[str, Callable[[Ground], Command]] = {
     "end_runs": lambda g: g.engine.finishing(g.ended),
     "move_jobs": lambda g: cs.RetryJob(job=g.run, source=JobState.FAILED, who=ANN),
     "cancel_jobs": lambda g: cs.RequestEnd(job=g.queued, code="cancel", reason=None, who=ANN),
+    "expect_orphans": lambda g: cs.RequestEnd(job=g.run, code="cancel", reason=None, who=ANN, orphan=True),
     "judge_engines": lambda g: g.engine.judging(g.dead, source=EngineState.LIVE),
     "set_gates": lambda g: ce.OpenGate(engine_id=g.engine.id, recovery_id="r", closed_ms=1),
     "release_rows": lambda g: cs.ReleaseQuarantined(job=g.run, table_name="jobs", who=ANN),

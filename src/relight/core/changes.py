@@ -308,6 +308,13 @@ class CancelJob(Row, frozen=True, array_like=True):
     at: int
 
 
+class ExpectOrphan(Row, frozen=True, array_like=True):
+    """A job whose parent has ended. Refused when the parent lives, or was retried in this very batch."""
+
+    op = "expect_orphans"
+    job_id: str
+
+
 class RouteJob(Row, frozen=True, array_like=True):
     """A queued job that has begun goes on under another version of its kind than ``seen``, the one it has."""
 
@@ -522,6 +529,7 @@ OPS: tuple[type[Row], ...] = (
     WakeJob,
     CancelJob,
     RouteJob,
+    ExpectOrphan,
     WakeDue,
     JudgeEngine,
     SetGate,

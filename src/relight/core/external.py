@@ -17,7 +17,7 @@ from relight.core.commands.steps import BeginWait, EndWait
 from relight.core.events import Expiry
 from relight.core.flow import Flow, NewToken, Now, Park, Persist
 from relight.core.history import History
-from relight.core.waits import TIMED_OUT, as_text, is_over, open_wait, read_outcome
+from relight.core.waits import TIMED_OUT, as_text, is_over, open_wait, read_outcome, time_out
 from relight.errors import Conflict
 from relight.ids import StepKey
 from relight.model import StepKind, TokenRecord
@@ -105,7 +105,7 @@ def await_token(history: History, job: JobRef, key: StepKey, *, name: str, token
                 continue  # it was completed, or heard of, in the same moment
             return expired
         if own is not None and own <= now_ms:
-            yield Persist(EndWait(job=job, step_key=key, outcome=as_text(TIMED_OUT)))
+            yield from time_out(job, key, f"{StepKind.EXTERNAL}:{name}")
             return TIMED_OUT
         until = min((at for at in (limit, own) if at is not None), default=None)
         yield Park(StepKind.EXTERNAL, token, until, key)

@@ -9,7 +9,7 @@ import traceback
 
 import msgspec
 
-from relight.errors import StepError, StepFailed, type_name
+from relight.errors import JobError, StepError, StepFailed, WaitTimeout, type_name
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -48,6 +48,25 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return msgspec.json.encode(self).decode()
 
 
+_RECORDED = "_relight_recorded"
+
+
+def mark_recorded(error: Exception) -> Exception:
+    """Note that an exception was made from a record, though its type does not say so."""
+    setattr(error, _RECORDED, True)
+    return error
+
+
+def is_recorded(error: BaseException) -> bool:
+    """Tell whether an exception says how something recorded ended, or that its author means a failure (``StepError``).
+
+    Whatever else comes out of code that is replayed is a bug in that code.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(is_recorded, error.exceptions))
+    return isinstance(error, (JobError, StepError, WaitTimeout)) or getattr(error, _RECORDED, False)
+
+
 def read_failure(text: str) -> Failure:
     """Return a stored failure. Raises ``msgspec.ValidationError`` when it is something else."""
     return msgspec.json.decode(text, type=Failure)
@@ -79,6 +98,7 @@ def failure_of(
         message=_message(error),
         names=tuple(type_name(t) for t in type(error).__mro__ if issubclass(t, BaseException)),
         code=code if isinstance(code, str) else None,
+        step_key=error.fields.get("step_key") if isinstance(error, WaitTimeout) else None,
         details=details,
         traceback=_clean("".join(traceback.format_exception(error, limit=-30))[-8000:]),
         tries=tries,

@@ -28,9 +28,11 @@ import msgspec
 
 from relight.core.commands import Command, JobRef
 from relight.core.commands.steps import AcceptMismatch, AskPerson, BeginTry, EndWait, FailTry, FinishStep, ReconcileStep
-from relight.core.failure import Failure, failure_of, read_failure
+from relight.core.copies import own_arguments
+from relight.core.failure import Failure, failure_of, mark_recorded, read_failure
 from relight.core.history import History, differing_arguments, inserted_before, volatile_hint
 from relight.core.retry import ONE_TRY, Retry
+from relight.core.sizes import size_of
 from relight.core.stopped import FailedTry, Stopped, where_it_stopped
 from relight.errors import PayloadError, StepError, type_name
 from relight.ids import StepKey
@@ -203,6 +205,12 @@ class StepCall(msgspec.Struct, frozen=True):
     hashes: dict[str, str]
     result: ResultCodec
     errors: ErrorCodec
+    kept: int = 0
+    """How many of the first arguments are no values: the ``self`` of a method."""
+
+    def own_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments for one try, which may change them."""
+        return own_arguments(self.args, self.kwargs, self.kept)
 
     @property
     def args_hash(self) -> str:
@@ -293,7 +301,7 @@ def as_raised(failure: Failure, step: StepSpec, call: StepCall) -> Exception:
         for declared in step.raises:
             if type_name(declared) == failure.type:
                 try:
-                    return call.errors.decode_exception(declared, failure.declared.encode())
+                    return mark_recorded(call.errors.decode_exception(declared, failure.declared.encode()))
                 except PayloadError:
                     break  # its class can no longer be made from the record
     return failure.as_step_failed(call.key)
@@ -338,7 +346,7 @@ def _one_try(job: JobRef, step: StepSpec, call: StepCall, try_number: int) -> Fl
         policy=step.policy,
         args_hashes=msgspec.json.encode(call.hashes).decode(),
         args_hash=call.args_hash,
-        args_bytes=len(call.inputs),
+        args_bytes=size_of(call.inputs),
         inputs=inputs,
         code_ref=step.code_ref,
         until=None if step.timeout_ms is None else began_at + step.timeout_ms,
@@ -362,6 +370,7 @@ def _one_try(job: JobRef, step: StepSpec, call: StepCall, try_number: int) -> Fl
             try_number=try_number,
             outcome=stored,
             outcome_hash=digest(text),
+            outcome_bytes=size_of(text),
             began_at=began_at,
         )
     )
@@ -395,6 +404,8 @@ def _record_failure(
             failure = failure_of(
                 error, tries=try_number, certain=certain, details=details_text(error), declared=declared
             )
+    if step.policy == "fail" and not certain:
+        next_at, failure = None, msgspec.structs.replace(failure, code="in_doubt")  # no try may follow: it fails here
     state = StepState.FAILED if next_at is None else StepState.BACKOFF if certain else StepState.IN_DOUBT
     yield Persist(
         FailTry(

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from relight.core.commands.outside import PUBLISH
-from relight.core.commands.steering import failures_that_ended
 from relight.core.history import History
 from relight.core.keys import branch_of, is_part
+from relight.core.reopening import failures_that_ended
 from relight.errors import Conflict, InvalidArgument
 from relight.ids import StepKey, short
 from relight.model import FINISHED_STEPS, EventRecord, JobRecord, StepKind, StepRecord, StepState, TokenRecord
@@ -130,17 +130,15 @@ def _is_left_out(story: Story, step: StepRecord, chosen: StepRecord | None) -> b
 
 
 def _refuse_before_open_token(source: JobRecord, story: Story, kept: Sequence[StepRecord]) -> None:
-    """Refuse to take over what came after a token that the fork would hand out anew: it was made for another one."""
+    """Refuse to take over what came after a token that the fork would hand out anew: it was made for another one.
+
+    The fork could not even replay it: its token would be new in front of what is done already (``step_inserted``).
+    """
     keys = {step.step_key for step in kept}
     for token in story.steps.values():
         if token.kind is not StepKind.TOKEN or token.step_key in keys:
             continue
-        line = branch_of(token.step_key)
-        later = [
-            step.step_key
-            for step in kept
-            if step.kind is not StepKind.VALUE and branch_of(step.step_key) == line and story.began_after(step, token)
-        ]
+        later = [step.step_key for step in kept if _depends_on(story, step, token)]
         if later:
             raise Conflict(
                 f"{later[0]} of {source.kind} {short(source.job_id)} came after a token that was handed out by {token.step_key} "
@@ -149,3 +147,13 @@ def _refuse_before_open_token(source: JobRecord, story: Story, kept: Sequence[St
                 job_id=source.job_id,
                 step_key=token.step_key,
             )
+
+
+def _depends_on(story: Story, step: StepRecord, token: StepRecord) -> bool:
+    """Tell whether a record came after a token in its line, or holds the token's text wherever it is."""
+    if step.kind is StepKind.VALUE or not story.began_after(step, token):
+        return False
+    if branch_of(step.step_key) == branch_of(token.step_key):
+        return True
+    text = token_text(token)
+    return bool(text) and (text in (step.inputs or "") or text in (step.outcome or ""))

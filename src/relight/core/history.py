@@ -2,7 +2,7 @@
 
 Replay is a walk: each call asks for its key. What the record has and no call asked for yet lies *ahead*; a step without a
 record in a line that still has finished steps ahead (its own, or of branches that it opens only later) was inserted by an
-edit, and would run in the past. A branch that **lost** a race goes nowhere any more: nothing of it is ahead or left over.
+edit, and would run in the past. What stands in an inline workflow stands in its caller's line. A branch that **lost** a race goes nowhere any more: nothing of it is ahead or left over.
 Read next: ``flow.py``.
 """
 
@@ -11,10 +11,11 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 
 import msgspec
 
-from relight.core.keys import branch_of, doubt_key, is_part, lines_to
+from relight.core.keys import branch_of, doubt_key, is_part, lines_to, trunk_of
 from relight.errors import InvalidArgument, RegistrationError
 from relight.ids import StepKey
 from relight.model import FINISHED_STEPS, StepKind, StepRecord, StepState
@@ -55,14 +56,15 @@ class History:
             self._lines.update(lines)
             if "?" in key or is_part(key) or self.has_lost(line):
                 continue
-            for outer, inner in zip(["", *lines], lines, strict=False):
-                self._branches.setdefault(outer, {}).setdefault(inner, None)
-            self._unread.setdefault(line, set()).add(key)
+            branches = [(trunk_of(outer), inner) for outer, inner in pairwise(["", *lines]) if trunk_of(inner) == inner]
+            for trunk, inner in branches:
+                self._branches.setdefault(trunk, {}).setdefault(inner, None)
+            self._unread.setdefault(trunk_of(line), set()).add(key)
             has_outcome = record.state in (StepState.COMPLETED, StepState.FAILED)
             if has_outcome and record.kind is not StepKind.VALUE and "[" not in key:
-                self._ahead.setdefault(line, set()).add(key)
-                for outer, inner in zip(["", *lines], lines, strict=False):
-                    self._branches[outer][inner] = min(key, self._branches[outer][inner] or key)
+                self._ahead.setdefault(trunk_of(line), set()).add(key)
+                for trunk, inner in branches:
+                    self._branches[trunk][inner] = min(key, self._branches[trunk][inner] or key)
         self._by_end = {
             line: deque(sorted((self._ended(key), key) for key in keys)) for line, keys in self._ahead.items()
         }
@@ -76,8 +78,7 @@ class History:
         branches = self._branches.get(line)
         if not branches:
             return []
-        opened = self._opened.get(line, 0)
-        found = [inner for inner in branches if _is_to_open(inner, len(line), opened, self._opened)]
+        found = [inner for inner in branches if _is_to_open(inner, self._opened)]
         if not found:
             del self._branches[line]  # branches are opened in order: none is left
         return [branches[inner] for inner in found]
@@ -87,10 +88,12 @@ class History:
 
     def enter(self, path: str) -> None:
         """Note that a branch begins or goes on with something that has no outcome yet: its replay is over."""
+        path = trunk_of(path)
         self._begun.add(path)
 
     def replaying(self, path: str = "") -> bool:
         """Tell whether the code of a branch, and of those it made, has not come to where an earlier run of it stopped."""
+        path = trunk_of(path)
         if path in self._begun or any(begun.startswith(path) for begun in list(self._begun)):
             return False
         if not path:
@@ -111,7 +114,7 @@ class History:
             )
         record = self._records.get(key)
         if record is not None:
-            line = branch_of(key)
+            line = trunk_of(branch_of(key))
             if key in self._unread.get(line, ()):
                 self._unread[line].discard(key)
                 self._to_read -= 1
@@ -147,11 +150,12 @@ class History:
         """Return the finished steps of a key's branch that no call has asked for yet."""
         if "[" in key:
             return []
-        line = branch_of(key)
+        line = trunk_of(branch_of(key))
         return sorted({*self._ahead.get(line, ()), *(first for first in self._to_open(line) if first is not None)})
 
     def passed(self, line: str) -> bool:
         """Tell whether an earlier run came further in a line than this one has: anything at all is recorded ahead."""
+        line = trunk_of(line)
         return bool(self._unread.get(line)) or bool(self._to_open(line))
 
     def has_begun(self, line: str) -> bool:
@@ -204,18 +208,19 @@ class History:
         self._questions[key] = number + 1
         return doubt_key(key, number), None if record is None else record.waits_for
 
-    def check_function(self, name: str, function: object, code_ref: str) -> None:
+    def check_function(self, name: str, function: object, code_ref: str, *, what: str = "step") -> None:
         """Refuse two different functions under one name: each would get the other's checkpoints."""
-        known = self._functions.setdefault(name, (function, code_ref))
+        known = self._functions.setdefault(f"{what} {name}", (function, code_ref))
         if known[0] is not function:
             raise RegistrationError(
-                f'two different steps are called "{name}" ({known[1]}, {code_ref}). Rename one: @step(name="…")',
+                f'two different {what}s are called "{name}" ({known[1]}, {code_ref}). Rename one: @{what}(name="…")',
                 name=name,
             )
 
 
-def _is_to_open(branch: str, at: int, opened: int, named: Mapping[str, int]) -> bool:
-    return int(branch[at + 1 : -1]) >= opened if branch[at] == "b" else branch not in named
+def _is_to_open(branch: str, opened: Mapping[str, int]) -> bool:
+    at = branch.rfind("/", 0, -1) + 1
+    return int(branch[at + 1 : -1]) >= opened.get(branch[:at], 0) if branch[at] == "b" else branch not in opened
 
 
 def _losers(record: StepRecord) -> list[str]:

@@ -1,18 +1,24 @@
 """Step keys: where in a job something happened, the same on every replay.
 
 ``fetch#0`` is the first ``fetch`` of the job's own line; ``b2/summarize#3`` the fourth ``summarize`` of its third branch;
-``extract[d-17]`` has an explicit key. A key is taken when a step is *called*, not when it is awaited, so
-``gather(*(fetch(u) for u in urls))`` needs no luck. Branches are numbered per creating branch in order of creation.
+``extract[d-17]`` has an explicit key; ``digest#0/fetch#0`` stands in the first call of the workflow ``digest`` there. A key
+is taken when a step is *called*, not when it is awaited, so ``gather(*(fetch(u) for u in urls))`` needs no luck. Branches are
+numbered per creating branch in order of creation. An inline workflow has a branch of its own, but no line: its caller waits
+for it, so what stands in it and around it happens one after the other (``trunk_of``).
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 from relight.errors import InvalidArgument
 from relight.ids import StepKey
 
 _NAME = re.compile(r"[^\x00-\x1f#/\[\]?!\ud800-\udfff]{1,200}")
+
+_PLAIN_KEY = re.compile(r"[\w.:@=+-]{1,60}")
+_NO_PLAIN = re.compile(r"[^\w.:@=+-]")
 
 
 def check_name(name: object, what: str) -> str:
@@ -48,16 +54,35 @@ class Branch:
         return Branch(f"{self.path}b{ordinal}/", self.opened)
 
     def named(self, name: str) -> Branch:
-        """Open a branch that is found by its name again, not by its number. ``name``: 12 characters of a hash."""
-        path = f"{self.path}k{name}/"
+        """Open a branch that is found by its name again, not by its number. ``name`` is of ``item_name``."""
+        path = f"{self.path}item:{name}/"
         self.opened.setdefault(path, 0)
         return Branch(path, self.opened)
+
+    def inline(self, kind: str) -> Branch:
+        """Open the branch of the next inline call of a workflow in this one."""
+        return Branch(f"{self.next_key(kind)}/", self.opened)
+
+
+def item_name(key: str) -> str:
+    """Return what stands for an item's key in the path of its branch: itself, or what can be of it and a hash of it."""
+    if _PLAIN_KEY.fullmatch(key):
+        return key
+    hashed = hashlib.sha256(key.encode()).hexdigest()[:12]
+    return f"{_NO_PLAIN.sub('_', key)[:40]}~{hashed}"
 
 
 def lines_to(path: str) -> list[str]:
     """Return a line's path and those of the lines that lead to it, the outermost first; the job's own line is no branch."""
     parts = path.split("/")[:-1]
     return ["/".join(parts[: n + 1]) + "/" for n in range(len(parts))]
+
+
+def trunk_of(path: str) -> str:
+    """Return the line that the code of a branch runs in: that of an inline workflow is its caller's."""
+    while path.rpartition("/")[0].rpartition("/")[2].find("#") > 0:
+        path = path[: path.rfind("/", 0, -1) + 1]
+    return path
 
 
 def explicit_key(name: str, key: str) -> StepKey:

@@ -40,6 +40,7 @@ from relight.core.flow import (
     idempotency_key,
 )
 from relight.core.history import History, inserted_before
+from relight.core.sizes import size_of
 from relight.errors import PayloadError, WaitTimeout, type_name
 from relight.ids import StepKey
 from relight.model import StepKind, StepRecord, StepState
@@ -158,7 +159,7 @@ def _check_once(job: JobRef, what: Polling, place: _Place) -> Flow:
         policy="retry",
         args_hashes=None,
         args_hash=call.args_hash,
-        args_bytes=len(call.inputs),
+        args_bytes=size_of(call.inputs),
         inputs=msgspec.json.encode(_Notes(place.deadline)).decode(),
         code_ref=what.step.code_ref,
         until=None if what.step.timeout_ms is None else began_ms + what.step.timeout_ms,
@@ -186,6 +187,7 @@ def _check_once(job: JobRef, what: Polling, place: _Place) -> Flow:
             try_number=place.number,
             outcome=stored,
             outcome_hash=digest(text),
+            outcome_bytes=size_of(text),
             began_at=began_ms,
             kind=StepKind.POLL,
         )

@@ -128,6 +128,14 @@ class WaitStarted(EventPayload, frozen=True, kw_only=True):
     until: int | None = None
 
 
+class WaitTimedOut(EventPayload, frozen=True, kw_only=True):
+    """What a durable wait was for did not come in time; ``what`` is its kind and name."""
+
+    kind = "wait_timed_out"
+    actors = SYSTEM
+    what: str
+
+
 class JobAwaitingUser(EventPayload, frozen=True, kw_only=True):
     """A job waits for a person's answer."""
 

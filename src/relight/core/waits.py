@@ -1,4 +1,4 @@
-"""The durable logic of everything that waits: sleep, signal, question, child. Composed like a step, on the same table.
+"""The durable logic of everything that waits: sleep, signal, question. Children are in ``children.py``. Composed like a step, on the same table.
 
 A wait's row holds what it waits for and until when. It stays in memory for a while; then its run is put away, and a later
 replay finds the row and goes on waiting, or finds it over. What ends a wait is recorded in one transaction with whatever
@@ -7,7 +7,6 @@ it consumed, so nothing is read twice and nothing is lost.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -16,7 +15,6 @@ import msgspec
 from relight.core import events as ev
 from relight.core.changes import Who
 from relight.core.commands import JobRef
-from relight.core.commands.jobs import SubmitJob
 from relight.core.commands.steps import (
     AskPerson,
     BeginWait,
@@ -24,10 +22,9 @@ from relight.core.commands.steps import (
     EndWait,
     ExpireDecision,
     RecordValue,
-    StartChildren,
 )
 from relight.core.flow import (
-    INLINE_CHARS,
+    STOWED,
     Abandoned,
     Enter,
     Flow,
@@ -37,15 +34,16 @@ from relight.core.flow import (
     Now,
     Park,
     Persist,
-    Stow,
+    Unstow,
     differ,
     digest,
+    digest_of_stored,
 )
 from relight.core.history import History, inserted_before
 from relight.core.keys import part_key
-from relight.errors import Conflict, IdempotencyMismatch
+from relight.errors import Conflict
 from relight.ids import JobId, StepKey
-from relight.model import Actor, DecisionRecord, JobRecord, JobState, SignalRecord, StepKind, StepRecord, StepState
+from relight.model import Actor, DecisionRecord, SignalRecord, StepKind, StepRecord, StepState
 
 TIMED_OUT = "timeout"
 
@@ -60,12 +58,6 @@ class LookJob(msgspec.Struct, frozen=True):
     """Read another job's row. Sends back a ``JobRecord`` or None."""
 
     job_id: JobId
-
-
-class LookOwners(msgspec.Struct, frozen=True):
-    """Read which jobs own idempotency keys. Sends back the ids by (kind, key); other arguments raise."""
-
-    children: tuple[SubmitJob, ...]
 
 
 def open_wait(history: History, job: JobRef, key: StepKey, kind: StepKind) -> Flow:
@@ -102,12 +94,32 @@ def as_text(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
+def time_out(job: JobRef, key: StepKey, what: str | None, *, also: tuple[StepKey, ...] = ()) -> Flow:
+    """End a wait whose time is up, and tell so; ``what`` as its start told. None: it was only a look."""
+    told = () if what is None else (ev.WaitTimedOut(what=what),)
+    yield Persist(
+        EndWait(
+            job=job, step_key=key, outcome=as_text(TIMED_OUT), tells=told, who=Who(Actor.SYSTEM, "timer"), also=also
+        )
+    )
+
+
+def was_reopened(history: History, key: StepKey) -> bool:
+    """Tell whether a wait that had its outcome was opened again by an operator's retry: it has rows, and begins anew."""
+    record = history.peek(key)
+    return record is not None and record.state is StepState.BACKOFF
+
+
 def sleep_until(history: History, job: JobRef, key: StepKey, *, seconds: float | None, until_ms: int | None) -> Flow:
     """Wait for a time. A duration counts from the first time it was asked for."""
     record = yield from open_wait(history, job, key, StepKind.SLEEP)
     if is_over(record):
         return None
-    if record is None:
+    again = history.peek(key) if was_reopened(history, key) else None
+    if again is not None and again.until:
+        until = again.until
+        yield Persist(BeginWait(job=job, step_key=key, kind=StepKind.SLEEP, name="sleep", until=until, waits_for=None))
+    elif record is None:
         now_ms: int = yield Now()
         until = until_ms if until_ms is not None else now_ms + int((seconds or 0) * 1000)
         yield Persist(BeginWait(job=job, step_key=key, kind=StepKind.SLEEP, name="sleep", until=until, waits_for=None))
@@ -118,6 +130,14 @@ def sleep_until(history: History, job: JobRef, key: StepKey, *, seconds: float |
     return None
 
 
+def _with_payload(outcome: Any) -> Flow:
+    """Bring back a message's content that is kept apart."""
+    stored = outcome.get("payload") if isinstance(outcome, dict) else None
+    if stored is None or not stored.startswith(STOWED):
+        return outcome
+    return {**outcome, "payload": (yield Unstow(stored))}
+
+
 def wait_signal(
     history: History,
     job: JobRef,
@@ -126,22 +146,38 @@ def wait_signal(
     names: tuple[str, ...],
     timeout_ms: int | None,
     type_ref: str | None = None,
+    has_default: bool = False,
 ) -> Flow:
     """Wait for a message of one of some names. Returns ``{"name", "by", "payload"}`` (payload as JSON text), or ``"timeout"``.
 
     Each name but the first has a row of its own beside the wait's, under ``key!1`` and so on: whoever sends a message finds
-    the waits of its name. ``type_ref`` is the type that is waited for, as ``authoring/typerefs.py`` writes it.
+    the waits of its name. ``type_ref`` is the type that is waited for, as ``authoring/typerefs.py`` writes it;
+    ``has_default``: a time-out is no failure, so no retry opens it again.
     """
     # A look without waiting has one row only: nobody is to be woken.
     also = () if timeout_ms == 0 else tuple((part_key(key, i), name) for i, name in enumerate(names[1:], 1))
     keys = tuple(each for each, _ in also)
     record = yield from open_wait(history, job, key, StepKind.SIGNAL)
     if is_over(record):
-        return read_outcome(record)
+        return (yield from _with_payload(read_outcome(record)))
     until: int | None = None if record is None else record.until
     if record is None and timeout_ms is not None:
         until = (yield Now()) + timeout_ms
+    about = {**({"type": type_ref} if type_ref else {}), **({"default": True} if has_default else {})}
+    begin = BeginWait(
+        job=job,
+        step_key=key,
+        kind=StepKind.SIGNAL,
+        name="|".join(names),
+        until=until,
+        waits_for=names[0],
+        inputs=as_text(about) if about else None,
+        also=also,
+    )
     fresh = record is None
+    if fresh and was_reopened(history, key):
+        yield Persist(begin, lazy=True)
+        fresh = False
     while True:
         found: SignalRecord | None = yield LookSignal(names)
         if found is not None:
@@ -151,7 +187,7 @@ def wait_signal(
                 step_key=key,
                 signal_id=found.signal_id,
                 name=found.name,
-                payload_hash=digest(found.payload or "null"),
+                payload_hash=digest_of_stored(found.payload or "null"),
                 outcome=as_text(outcome),
                 fresh=fresh,
                 also=() if fresh else keys,
@@ -160,22 +196,13 @@ def wait_signal(
                 yield Persist(read)
             except Conflict:
                 continue  # another arm of this job read it first; look for the next one
-            return outcome
+            return (yield from _with_payload(outcome))
         if fresh:
-            begin = BeginWait(
-                job=job,
-                step_key=key,
-                kind=StepKind.SIGNAL,
-                name="|".join(names),
-                until=until,
-                waits_for=names[0],
-                inputs=None if type_ref is None else as_text({"type": type_ref}),
-                also=also,
-            )
             yield Persist(begin, lazy=timeout_ms == 0)
             fresh = False
         if timeout_ms == 0 or (yield Park(StepKind.SIGNAL, names[0], until, key, also=also)) == "due":
-            yield Persist(EndWait(job=job, step_key=key, outcome=as_text(TIMED_OUT), also=keys))
+            told = None if timeout_ms == 0 else f"{StepKind.SIGNAL}:{'|'.join(names)}"
+            yield from time_out(job, key, told, also=keys)
             return TIMED_OUT
 
 
@@ -244,83 +271,6 @@ def _outcome_of(row: DecisionRecord) -> dict[str, object]:
     return {"id": row.decision_id, "expired_at": row.expires_at if row.expires_at is not None else row.decided_at}
 
 
-def start_children(history: History, job: JobRef, key: StepKey, children: Sequence[SubmitJob]) -> Flow:
-    """Start child jobs in one transaction. Returns their ids, in order; a replay finds the same ones."""
-    record = yield from open_wait(history, job, key, StepKind.CHILD)
-    if is_over(record):
-        return read_outcome(record)
-    first = _first_of_each_key(children)
-    stowed: dict[JobId, SubmitJob] = {}
-    while True:
-        owners: dict[tuple[str, str], JobId] = yield LookOwners(tuple(children))
-        known = first | owners
-        ids = [known.get((c.kind, c.idempotency_key or ""), c.job_id) for c in children]
-        fresh = tuple(c for c, job_id in zip(children, ids, strict=True) if c.job_id == job_id)
-        for child in fresh:
-            if len(child.inputs) > INLINE_CHARS and child.job_id not in stowed:
-                stowed[child.job_id] = msgspec.structs.replace(child, inputs=(yield Stow(child.inputs)))
-        fresh = tuple(stowed.get(child.job_id, child) for child in fresh)
-        try:
-            yield Persist(StartChildren(job=job, step_key=key, name="start", children=fresh, outcome=as_text(ids)))
-        except Conflict:
-            again: dict[tuple[str, str], JobId] = yield LookOwners(tuple(children))
-            if again == owners:
-                raise
-            continue
-        return ids
-
-
-def _first_of_each_key(children: Sequence[SubmitJob]) -> dict[tuple[str, str], JobId]:
-    """Return which of these children owns each key. Raises ``IdempotencyMismatch`` when two differ under one key."""
-    first: dict[tuple[str, str], SubmitJob] = {}
-    for child in children:
-        if child.idempotency_key is not None:
-            owner = first.setdefault((child.kind, child.idempotency_key), child)
-            if owner.inputs_hash != child.inputs_hash:
-                raise IdempotencyMismatch(
-                    f'two children of kind {child.kind} have the key "{child.idempotency_key}" and other arguments',
-                    job_id=owner.job_id,
-                )
-    return {key: child.job_id for key, child in first.items()}
-
-
-def child_result(history: History, job: JobRef, key: StepKey, child_id: JobId, timeout_ms: int | None) -> Flow:
-    """Wait for a job's end. Returns ``{"state", "outputs", "error"}`` (payloads as JSON text), or ``"timeout"``."""
-    record = yield from open_wait(history, job, key, StepKind.CHILD_RESULT)
-    if is_over(record):
-        return read_outcome(record)
-    until: int | None = None if record is None else record.until
-    if record is None and timeout_ms is not None:
-        until = (yield Now()) + timeout_ms
-    begun = record is not None
-    while True:
-        child: JobRecord | None = yield LookJob(child_id)
-        if child is not None and child.completed_at is not None:
-            break
-        if not begun:
-            yield Persist(
-                BeginWait(
-                    job=job, step_key=key, kind=StepKind.CHILD_RESULT, name="result", until=until, waits_for=child_id
-                )
-            )
-            begun = True
-        if timeout_ms == 0 or (yield Park(StepKind.CHILD_RESULT, child_id, until, key)) == "due":
-            yield Persist(EndWait(job=job, step_key=key, outcome=as_text(TIMED_OUT)))
-            return TIMED_OUT
-    outcome = {"state": child.state, "outputs": child.outputs, "error": child.error}
-    if not begun:
-        # Nobody had to wait: one row, finished, as for any recorded value, but of the wait's own kind.
-        yield Persist(
-            BeginWait(job=job, step_key=key, kind=StepKind.CHILD_RESULT, name="result", until=None, waits_for=child_id),
-            lazy=True,
-        )
-    told = ev.ChildFinished(child_job_id=child_id, state=child.state)
-    yield Persist(
-        EndWait(job=job, step_key=key, outcome=as_text(outcome), tells=(told,), who=Who(Actor.SYSTEM, "children"))
-    )
-    return outcome
-
-
 def recorded_now(history: History, job: JobRef, key: StepKey) -> Flow:
     """Return the time in ms as it was when first asked; durable before the next step's function is called."""
     record = history.call(key)
@@ -349,6 +299,3 @@ def published_before(history: History, key: StepKey) -> Flow:
         return True
     yield Enter(key)
     return False
-
-
-ENDED_WELL = frozenset({JobState.COMPLETED, JobState.COMPLETED_WITH_ISSUES})

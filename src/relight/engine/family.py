@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from relight.authoring.context import SCOPE
 from relight.authoring.workflows import BaseWorkflow, Call
 from relight.core.changes import Who
+from relight.core.children import child_id, first_id
 from relight.core.commands import JobRef
 from relight.core.commands.steering import decide_end, system
 from relight.engine.run import Run
 from relight.errors import Conflict, Fenced
-from relight.ids import derived_uuid7
 from relight.model import Actor
 from relight.store.tickets import Ticket
 
@@ -36,10 +36,9 @@ class Family:
         """Make the command that submits a child: its id is fixed by the parent and the place of the call."""
         job = self.run.job
         self._must_be_known(call.workflow)
-        child_id = derived_uuid7(job.job_id, parent_key, str(index))
         return self.engine.registry.submit_command(
             call,
-            job_id=child_id,
+            job_id=child_id(job.job_id, parent_key, index),
             trace_id=job.trace_id,
             who=Who(Actor.AGENT, job.kind),
             now_ms=self.engine.clock.now_ms(),
@@ -53,6 +52,10 @@ class Family:
                 known = {name for name, _ in reads.kinds()}
             if kind not in known:
                 raise registry.unknown(kind, {*known, *registry.kinds}, store.place)
+
+    def first_child_id(self, parent_key: str, index: int, started: str) -> str:
+        """Return under which id a place started its child first: by that, waits for the child are named."""
+        return first_id(self.run.job.job_id, parent_key, index, started, self.run.job.attempt)
 
     def cancel_child(self, job_id: str, reason: str | None) -> None:
         """Ask a child to end: at once when it never began. Not while the run is being put away."""

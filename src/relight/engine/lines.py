@@ -114,7 +114,7 @@ def leave_behind(conductor: Port) -> None:
         lines = list(run.open_lines)
     if not lines:
         return
-    if _goes_on(run):
+    if goes_on(run):
         conductor.cut_left_behind([line.path for line in lines])
     with run.lock:
         inside = set(run.lines.values())
@@ -124,7 +124,8 @@ def leave_behind(conductor: Port) -> None:
             _join(run, line)
 
 
-def _goes_on(run: Run) -> bool:
+def goes_on(run: Run) -> bool:
+    """Tell whether a run is neither put away, nor asked to end, nor lost."""
     return run.suspending is None and run.end is None and run.lost is None
 
 

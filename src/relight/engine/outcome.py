@@ -18,6 +18,7 @@ from relight.core.commands.jobs import FinishRun, PutJobAway
 from relight.core.failure import Failure, failure_of
 from relight.core.flow import INLINE_CHARS, digest
 from relight.core.redact import redact
+from relight.core.sizes import size_of
 from relight.engine.board import Waiter
 from relight.engine.run import End, Run
 from relight.errors import PayloadError, Suspending
@@ -90,6 +91,7 @@ def _completed(run: Run, engine: Ended, text: str, removed: tuple[StepKey, ...],
         issues=issues,
         outputs=stored,
         outputs_hash=digest(text),
+        outputs_bytes=size_of(text),
         removed_steps=removed,
         **_base(run, engine, now_ms),
     )
@@ -97,12 +99,16 @@ def _completed(run: Run, engine: Ended, text: str, removed: tuple[StepKey, ...],
 
 def _failed(run: Run, engine: Ended, failure: Failure, now_ms: int) -> Command:
     return FinishRun(
-        state=JobState.FAILED, reason=f"failed:{failure.type}"[:200], failure=failure, **_base(run, engine, now_ms)
+        state=JobState.FAILED,
+        reason=f"failed:{failure.type}"[:200],
+        failure=failure,
+        issues=run.issues.text(),
+        **_base(run, engine, now_ms),
     )
 
 
 def _ended_as_asked(run: Run, engine: Ended, end: End, now_ms: int) -> Command:
-    base = _base(run, engine, now_ms)
+    base = {**_base(run, engine, now_ms), "issues": run.issues.text()}
     if end.code == "cancel":
         return FinishRun(state=JobState.CANCELLED, reason="cancelled", by=end.by, by_reason=end.reason, **base)
     if end.code == "deadline":

@@ -14,7 +14,16 @@ from collections.abc import Sequence
 import msgspec
 
 from relight.core.commands import Command
-from relight.core.commands.steering import HoldJob, PoisonJob, ReleaseHeld, ResumeJob, decide_end, ref_of, system
+from relight.core.commands.steering import (
+    PARENT_ENDED,
+    HoldJob,
+    PoisonJob,
+    ReleaseHeld,
+    ResumeJob,
+    decide_end,
+    ref_of,
+    system,
+)
 from relight.engine.claimer import SetAside
 from relight.errors import Conflict
 from relight.ids import EngineId
@@ -102,4 +111,6 @@ def end_orphans(store: Store, journal: Journal, me: EngineId, *, set_aside: SetA
 
 def end_of_orphan(child: JobRecord, me: EngineId) -> Command:
     """Return what ends a child whose parent has ended: at once when it never began, by one last run otherwise."""
-    return decide_end(child, system(me), code="cancel", reason="its parent ended", force=False, open_decisions=())
+    return decide_end(
+        child, system(me), code="cancel", reason=PARENT_ENDED, force=False, open_decisions=(), orphan=True
+    )

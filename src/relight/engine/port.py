@@ -76,7 +76,7 @@ class Port:
 
     def cut(self, lines: Sequence[str], reason: str) -> None:
         """Cut branches short: what waits or executes in them is recorded as abandoned; an async one's task is cancelled, too."""
-        executing, waiting = self.run.cut_lines(lines)
+        executing, waiting = self.run.cut_lines(lines, reason)
         if self.loop_ident is not None:
             return
         for key, try_number in executing:
@@ -96,7 +96,6 @@ class Port:
 
     def cut_left_behind(self, lines: Sequence[str]) -> None:
         """Cut the lines short that a body left behind; what an earlier run left open in them is abandoned, too."""
-        self.run.cut_reason = "left_behind"
         self._cut_with_records(lines, "left_behind", uncalled=True)
 
     def _cut_with_records(self, lines: Sequence[str], reason: str, *, uncalled: bool) -> None:
@@ -119,6 +118,7 @@ class Port:
 
     def _leave_if_cut(self, request: f.Invoke) -> None:
         """Leave with a step whose line was cut short when it began, or while its function ran: it is given up."""
-        if self.run.is_cut(path_here()) and not in_cleanup():
-            self._abandon(request.call.key, request.try_number, reason="race")
+        reason = self.run.why_cut(path_here())
+        if reason is not None and not in_cleanup():
+            self._abandon(request.call.key, request.try_number, reason=reason)
             raise CancelRequested("this branch was cut short")

@@ -83,8 +83,8 @@ class Run:
         """Async lines that called a step and have not got its outcome back yet; a thread's part of it may be over."""
         self.lines: dict[StepKey, str] = {}
         """In which line each of them executes."""
-        self.cut: set[str] = set()
-        """Lines that lost a race, or that the body left behind: nothing begins in them, or in their branches, any more."""
+        self.cut: dict[str, str] = {}
+        """Lines that lost a race, or that the body left behind, each with why: nothing begins in them any more."""
         self.open_lines: set[Line] = set()
         """Branches of a sync body that have not ended."""
         self.calls = 0
@@ -95,7 +95,6 @@ class Run:
         self.moves = 0
         """Counts what happens in the run: while it stands still, nothing has."""
         self.cleanup_until: int | None = None
-        self.cut_reason = "race"
         self._cleaning = 0
         self._cancel_later = False
         self.overdue: set[StepKey] = set()
@@ -250,16 +249,21 @@ class Run:
 
     # cutting lines short
 
-    def cut_lines(self, lines: Iterable[str]) -> tuple[list[tuple[StepKey, int]], list[Waiter]]:
+    def cut_lines(self, lines: Iterable[str], reason: str) -> tuple[list[tuple[StepKey, int]], list[Waiter]]:
         """Let nothing begin any more in these lines; return what executes in them, and who waits in them."""
         with self.lock:
-            self.cut.update(lines)
+            for cut in lines:
+                self.cut.setdefault(cut, reason)
             executing = [(key, self.steps[key]) for key, line in self.lines.items() if self.is_cut(line)]
             return executing, [waiter for waiter in self.parked if self.is_cut(waiter.line)]
 
     def is_cut(self, line: str) -> bool:
         """Tell whether a line was cut short, or is a branch of one that was."""
-        return bool(self.cut) and not self.cut.isdisjoint(lines_to(line))
+        return bool(self.cut) and not self.cut.keys().isdisjoint(lines_to(line))
+
+    def why_cut(self, line: str) -> str | None:
+        """Return why a line, or one that it is a branch of, was cut short; None: it was not."""
+        return next((self.cut[each] for each in lines_to(line) if each in self.cut), None) if self.cut else None
 
     # resting
 

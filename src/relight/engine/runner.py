@@ -20,6 +20,7 @@ from relight.clock import to_datetime
 from relight.core import events as ev
 from relight.core import flow as f
 from relight.core import waits
+from relight.core.children import LookOwners
 from relight.core.commands.outside import MakeToken
 from relight.core.commands.steering import WithdrawQuestion
 from relight.core.commands.steps import AbandonStep, BeginTry, NoteOverdue
@@ -32,6 +33,7 @@ from relight.engine.family import Family, in_cleanup
 from relight.engine.port import Port, path_here
 from relight.engine.run import Run
 from relight.engine.saying import Saying
+from relight.engine.threaded import Threaded
 from relight.errors import CancelRequested, Conflict, Fenced, StorageUnavailable, Suspending
 from relight.ids import StepKey
 from relight.model import CurrentJob, CurrentStep, JobState
@@ -44,7 +46,7 @@ NO_LIMIT: contextlib.nullcontext[None] = contextlib.nullcontext()
 """Stands for ``asyncio.timeout(None)``, which is a tenth of the cost of a trivial step."""
 
 
-class Conductor(Family, Saying, Port):
+class Conductor(Family, Saying, Threaded, Port):
     """A run, as the code inside it sees it."""
 
     def __init__(self, run: Run, engine: Incarnation) -> None:
@@ -52,6 +54,7 @@ class Conductor(Family, Saying, Port):
         self.ref = run.ref
         self.history = run.history
         self.engine = engine
+        self._working = {}
         self.loop_ident: int | None = engine.loop.ident if run.spec.is_async else None
 
     # what primitives ask (RunPort)
@@ -71,6 +74,7 @@ class Conductor(Family, Saying, Port):
             hashes=bound.hashes,
             result=signature.result,
             errors=self.engine.registry.codecs,
+            kept=0 if step._owner is None else 1,
         )
         return f.run_step(self.history, self.ref, spec, call)
 
@@ -78,9 +82,9 @@ class Conductor(Family, Saying, Port):
         """Describe the job."""
         return self.run.current_job(path_here())
 
-    def decode_result(self, kind: str, text: str | None) -> Any:
+    def decode_result(self, kind: str, text: str | None, version: str | None) -> Any:
         """Decode a job's outputs as its workflow's result, or as plain JSON when the workflow is not known here."""
-        return self.engine.decode_result(kind, text)
+        return self.engine.decode_result(kind, text, version)
 
     def registry_for(self) -> Any:
         """Return the codecs in force."""
@@ -224,7 +228,7 @@ class Conductor(Family, Saying, Port):
                 return engine.look_token(token)
             case waits.LookJob(job_id):
                 return engine.look_job(job_id)
-            case waits.LookOwners(children):
+            case LookOwners(children):
                 return engine.owners_of(children)
             case _:
                 raise TypeError(f"nobody knows how to do {request!r}")
@@ -353,7 +357,8 @@ class Conductor(Family, Saying, Port):
         if step.timeout_ms is not None and not request.reconcile:
             self.engine.board.after(step.timeout_ms, lambda: self._overdue(request))
         try:
-            value = function(*call.args, **call.kwargs)
+            args, kwargs = call.own_arguments()
+            value = function(*args, **kwargs)
             if hasattr(value, "__await__"):
                 value = self.on_loop(lambda: value)
             self._leave_if_cut(request)
@@ -396,7 +401,7 @@ class Conductor(Family, Saying, Port):
         self.run.invoke_begins()
         try:
             if not step.is_async:
-                return await self.in_thread(lambda: self._invoke_here(request, function))
+                return await self._in_thread_to_its_end(lambda: self._invoke_here(request, function))
             self.run.step_begins(call.key, request.try_number, path_here())
             try:
                 return await self._call_async(request, function)
@@ -425,10 +430,11 @@ class Conductor(Family, Saying, Port):
         try:
             await self.engine.resources.prepare(function)
             async with asyncio.timeout((step.timeout_ms or 0) / 1000) if limited else NO_LIMIT as limit:
+                args, kwargs = call.own_arguments()
                 if request.reconcile and not inspect.iscoroutinefunction(inspect.unwrap(function)):
-                    got = await self.in_thread(lambda: function(*call.args, **call.kwargs))
+                    got = await self.in_thread(lambda: function(*args, **kwargs))
                 else:
-                    got = function(*call.args, **call.kwargs)
+                    got = function(*args, **kwargs)
                 return Returned(await got if hasattr(got, "__await__") else got)
         except TimeoutError as error:
             return self._too_long(request) if limit is not None and limit.expired() else Raised(error)
@@ -455,7 +461,7 @@ class Conductor(Family, Saying, Port):
         if run.lost is not None or run.suspending is not None:
             return
         if reason is None:
-            reason = "cancelled" if run.end is not None else "race" if run.is_cut(path_here()) else "sibling"
+            reason = "cancelled" if run.end is not None else run.why_cut(path_here()) or "sibling"
         command = AbandonStep(job=self.ref, step_key=key, try_number=try_number, reason=reason)
         try:
             self.engine.journal.put(command, lazy=True)
@@ -515,7 +521,7 @@ class Conductor(Family, Saying, Port):
             waiter = self._waiter(request, lambda _: latch.release())
         except CancelRequested:
             if self.run.is_cut(path_here()) and request.kind != "abandoned":
-                self._abandon_wait(request, self.run.cut_reason)
+                self._abandon_wait(request, self.run.why_cut(path_here()))
             raise
         if isinstance(waiter, str):
             return waiter
@@ -543,6 +549,8 @@ class Conductor(Family, Saying, Port):
             raise
 
     async def _enter_async(self, request: f.Enter | f.Mismatch) -> None:
+        if self._working and self.run.end is not None and in_cleanup():
+            await self._threads_are_back()
         try:
             if isinstance(request, f.Mismatch):
                 self._do(request)

@@ -21,7 +21,7 @@ from relight.core.commands import Command
 from relight.core.commands.jobs import PutJobAway, fresh_run
 from relight.engine.board import Board
 from relight.engine.claimer import Candidate
-from relight.engine.lines import leave_behind
+from relight.engine.lines import goes_on, leave_behind
 from relight.engine.outcome import command_for
 from relight.engine.pool import Pool
 from relight.engine.run import End, Run
@@ -180,6 +180,8 @@ class Runs(Shelf):
             SCOPE.set, None
         )  # a run and its tasks know each other; this frees them without the garbage collector
         left = [each for each in run.tasks if not each.done()]
+        if left and goes_on(run) and not body.cancelled() and body.exception() is None:
+            self.conductor(run, self._whole).cut_left_behind([run.tasks[each] for each in left if each in run.tasks])
         if left:
             run.cancel_tasks = lambda: self.loop.call(lambda: run.cancel_lines(left))
             run.cancel_lines(left)

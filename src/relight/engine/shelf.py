@@ -9,6 +9,7 @@ import msgspec
 
 from relight.authoring.registry import Registry
 from relight.clock import Clock
+from relight.core.commands import JobRef
 from relight.core.commands.jobs import SubmitJob
 from relight.core.flow import STOWED
 from relight.engine.runner import Conductor
@@ -16,7 +17,7 @@ from relight.errors import (
     IdempotencyMismatch,
     StorageCorrupt,
 )
-from relight.ids import JobId, short
+from relight.ids import short
 from relight.model import DecisionRecord, JobRecord, TokenRecord
 from relight.store.store import Store
 
@@ -77,26 +78,32 @@ class Shelf:
         with self.store.reading() as reads:
             return [row for row in reads.decisions(job_id) if row.state == "open"]
 
-    def owners_of(self, children: Sequence[SubmitJob]) -> dict[tuple[str, str], JobId]:
+    def owners_of(self, children: Sequence[SubmitJob]) -> dict[tuple[str, str], JobRef]:
         """Return which jobs own these submits' idempotency keys. Raises ``IdempotencyMismatch``."""
         by_kind: dict[str, dict[str, SubmitJob]] = {}
         for child in children:
             if child.idempotency_key is not None:
                 by_kind.setdefault(child.kind, {})[child.idempotency_key] = child
-        owners: dict[tuple[str, str], JobId] = {}
+        owners: dict[tuple[str, str], JobRef] = {}
         for kind, keyed in by_kind.items():
             with self.store.reading() as reads:
                 jobs = reads.jobs_by_keys(kind, list(keyed))
             for job in jobs:
                 key = job.idempotency_key or ""
-                if job.inputs_hash != keyed[key].inputs_hash:
+                if job.inputs_hash != keyed[key].inputs_hash and not self._means_the_same(job, keyed[key]):
                     raise IdempotencyMismatch(
                         f'key "{key}" belongs to {kind} {short(job.job_id)} ({job.state}) with other arguments. '
                         "Use another key, or fork that job",
                         job_id=job.job_id,
                     )
-                owners[(kind, key)] = job.job_id
+                owners[(kind, key)] = JobRef(job.job_id, job.trace_id, kind)
         return owners
+
+    def _means_the_same(self, owner: JobRecord, child: SubmitJob) -> bool:
+        with self.store.reading() as reads:
+            job = reads.job(owner.job_id)
+        then = self.unstow((job and job.inputs) or "{}")
+        return self.registry.are_same_inputs(owner.kind, then, self.unstow(child.inputs))
 
     def decode_result(self, kind: str, text: str | None, version: str | None = None) -> Any:
         """Decode a job's outputs as its workflow's result, or as plain JSON when the workflow is not known here.

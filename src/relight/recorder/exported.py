@@ -9,18 +9,22 @@
 ``waits_for``, ``code_ref``. Payloads stand in it as the JSON that was stored, kept-apart ones brought back.
 
 **What is left out.** Times, engines, runs, tracebacks, messages and questions not yet read: no replay asks for them. A
-``Secret`` is stored as the name of its place and stands here so. Text in payloads and errors that looks like a secret is
+``Secret`` is stored as the name of its place and stands here so. A token of ``external`` is a secret that opens its job: a
+stand-in (``ext_hidden_1`` …, the same wherever the same token stood) takes its place, and arguments that hold one are
+compared without it. Text in payloads and errors that looks like a secret is
 replaced, as in the flight recorder, and ``redacted`` names where: a replay of such a history may differ there. Other
 personal data is *not* replaced, because a replay needs it: look at what you commit. Read next: ``testing/replaying.py``.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
+from relight.core.external import PREFIX
 from relight.core.flow import STOWED
 from relight.core.redact import redact_value
 from relight.errors import InvalidArgument, NotFound
@@ -32,6 +36,9 @@ FORMAT = 1
 _SECRET_TOKEN = "[REDACTED:secret:"
 _REFERENCE = "$secret"
 _NO_LIMIT = 1 << 40
+_TOKEN = re.compile(rf"{PREFIX}[0-9a-f]{{32}}")
+STAND_IN = "ext_hidden_"
+"""What takes the place of a token begins so."""
 
 Payload = Any
 """A JSON value, None for none; stored JSON text as it is (``msgspec.Raw``) on its way into a file."""
@@ -147,7 +154,7 @@ def _exported(step: StepRecord, clean: _Cleaner) -> ExportedStep:
         inputs=clean(step.inputs, f"inputs of {step.step_key}"),
         outcome=clean(step.outcome, f"outcome of {step.step_key}"),
         error=clean(_without_traceback(step.error), f"error of {step.step_key}"),
-        waits_for=step.waits_for,
+        waits_for=None if step.waits_for is None else clean.without_tokens(step.waits_for),
         code_ref=step.code_ref,
     )
 
@@ -160,17 +167,36 @@ def _without_traceback(error: str | None) -> str | None:
 
 
 class _Cleaner:
-    """Brings payloads back from where they are kept, and replaces what looks like a secret."""
+    """Brings payloads back from where they are kept, and replaces tokens and what looks like a secret."""
 
     def __init__(self, blob: Callable[[str], str | None]) -> None:
         self._blob = blob
+        self._stand_ins: dict[str, str] = {}
         self.replaced: list[str] = []
+
+    def without_tokens(self, text: str) -> str:
+        """Return a text with a stand-in for each token in it."""
+        return _TOKEN.sub(
+            lambda found: self._stand_ins.setdefault(found[0], f"{STAND_IN}{len(self._stand_ins) + 1}"), text
+        )
+
+    def _in_full(self, text: str) -> str:
+        if text.startswith(STOWED):
+            return self._blob(text.removeprefix(STOWED)) or "null"
+        if STOWED not in text:
+            return text
+        # a message that was read, whose payload is kept apart
+        value = msgspec.json.decode(text)
+        payload = value.get("payload") if isinstance(value, dict) else None
+        if not isinstance(payload, str) or not payload.startswith(STOWED):
+            return text
+        kept = self._blob(payload.removeprefix(STOWED))
+        return text if kept is None else msgspec.json.encode({**value, "payload": kept}).decode()
 
     def __call__(self, text: str | None, where: str) -> Payload:
         if text is None:
             return None
-        if text.startswith(STOWED):
-            text = self._blob(text.removeprefix(STOWED)) or "null"
+        text = self.without_tokens(self._in_full(text))
         value = msgspec.json.decode(text)
         cleaned = _cleaned(value, redact_value(value, limit=_NO_LIMIT))
         if cleaned == value:

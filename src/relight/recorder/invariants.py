@@ -41,10 +41,11 @@ INVARIANTS: Final[Mapping[str, str]] = {
     "J-3": "Only queued jobs can be claimed.",
     "J-4": "All events of a job carry its trace id.",
     "J-5": "A job that began has a run; a step belongs to a run of its job, or was copied by a fork.",
-    "J-6": "An ended job has issues exactly when it completed with issues.",
+    "J-6": "A completed job has issues exactly when it completed with issues; one that has not ended has none.",
     "R-1": "No queue ever started more jobs in its rate's time than the rate allows, over all engines.",
     "F-1": "What a fork took over is there, and is what the other job has: state, outcome, failure.",
     "S-1": "A step is in flight only under a running run: none is in a job that waits, is stalled or has ended.",
+    "S-2": "Nothing waits in a job that has ended: none of its waits, none of its questions.",
 }
 """Every invariant that ``verify`` checks: id → one sentence."""
 

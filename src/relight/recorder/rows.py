@@ -107,8 +107,11 @@ def _check_job(story: JobStory) -> None:
         story.tell("J-1", f"the job is {job.state} and has outputs")
     if (job.completed_at is not None) != final:
         story.tell("J-2", f"the job is {job.state} and has {'an' if job.completed_at is not None else 'no'} end time")
-    if final and job.has_issues != (job.state == JobState.COMPLETED_WITH_ISSUES):
+    may_have = job.state in FINAL_STATES - PUBLISHING_STATES
+    if not may_have and job.has_issues != (job.state == JobState.COMPLETED_WITH_ISSUES):
         story.tell("J-6", f"the job is {job.state} and has {'' if job.has_issues else 'no '}issues")
+    if final and job.open_questions:
+        story.tell("S-2", f"the job is {job.state}, and {job.open_questions} of its questions are open")
     if job.claimable and job.state != JobState.QUEUED:
         story.tell("J-3", f"the job is {job.state} and claimable")
 
@@ -171,6 +174,8 @@ def _check_steps(story: JobStory, steps: Iterable[AuditedStep], run_ids: set[str
             story.tell(
                 "J-5", f"step {step.step_key} belongs to run {step.run_id}, which is none of this job", step.run_id
             )
+        if step.state == StepState.WAITING and story.job.state in FINAL_STATES:
+            story.tell("S-2", f"the job is {story.job.state}, and {step.step_key} waits")
         if step.ended != (step.state in FINISHED_STEPS):
             story.tell("J-2", f"step {step.step_key} is {step.state} and has {'an' if step.ended else 'no'} end time")
     for key in sorted(kept):

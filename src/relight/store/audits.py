@@ -78,6 +78,7 @@ class AuditedJob(msgspec.Struct, frozen=True, array_like=True):
     parent_state: str | None
     parent_last_seq: int | None
     has_issues: bool
+    open_questions: int
 
 
 class AuditedRun(msgspec.Struct, frozen=True, array_like=True):

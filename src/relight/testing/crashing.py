@@ -12,8 +12,9 @@ from __future__ import annotations
 import inspect
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import msgspec
 
 from relight.client.blocking import refuse_on_any_loop
 from relight.client.core import Core
+from relight.clock import SystemClock
 from relight.core.commands.jobs import SubmitJob
 from relight.core.commands.steps import FinishStep
 from relight.core.flow import Invoke
@@ -91,6 +93,20 @@ def crash_points(scenario: Scenario, *, store: str, **engine_kwargs: Any) -> Ite
     Raises ``AssertionError`` when a promise is broken, naming the boundary; ``InvalidArgument`` when something is at
     ``store``; ``WaitTimeout`` for user code that never comes to a stand, and for jobs that never come to rest.
     """
+    return _checked(scenario, store, engine_kwargs, count(1), SURE)
+
+
+def crash_at(scenario: Scenario, ordinals: Iterable[int], *, store: str, **engine_kwargs: Any) -> Iterator[CrashRun]:
+    """As ``crash_points``, but crash only at these boundaries, counted from 1, until a pass comes to rest before its own.
+
+    For suites of many scenarios, whose short form crashes each a few times. Not part of ``relight.testing``.
+    """
+    return _checked(scenario, store, engine_kwargs, ordinals, 1)
+
+
+def _checked(
+    scenario: Scenario, store: str, kwargs: dict[str, Any], ordinals: Iterable[int], sure: int
+) -> Iterator[CrashRun]:
     refuse_on_any_loop("crash_points()", "Use it in a plain def test")
     if inspect.iscoroutinefunction(scenario):
         raise InvalidArgument("crash_points: the scenario is async; give it a plain function, which gets an Engine")
@@ -98,14 +114,20 @@ def crash_points(scenario: Scenario, *, store: str, **engine_kwargs: Any) -> Ite
     present = [path.name for path in files if path.exists()]
     if present:
         raise InvalidArgument(f"crash_points(store={store!r}): there is {present[0]} already. Name a path of its own")
-    return _passes(scenario, store, files, {"durability": "process", **engine_kwargs})
+    return _passes(scenario, store, files, {"durability": "process", **kwargs}, ordinals, sure)
 
 
-def _passes(scenario: Scenario, store: str, files: Sequence[Path], kwargs: dict[str, Any]) -> Iterator[CrashRun]:
-    same_ids = RandomIds().uuid7(ManualClock().now_ms())
-    ordinal = rests = 0
-    while rests < SURE:
-        ordinal += 1
+def _passes(
+    scenario: Scenario,
+    store: str,
+    files: Sequence[Path],
+    kwargs: dict[str, Any],
+    ordinals: Iterable[int],
+    sure: int,
+) -> Iterator[CrashRun]:
+    same_ids = RandomIds().uuid7(SystemClock().now_ms())
+    rests = 0
+    for ordinal in ordinals:
         this = _Pass(scenario, store, {"clock": ManualClock(), **kwargs}, ordinal, same_ids)
         try:
             boundary = this.play()
@@ -118,6 +140,8 @@ def _passes(scenario: Scenario, store: str, files: Sequence[Path], kwargs: dict[
         finally:
             this.stop()
             _remove(files)
+        if rests == sure:
+            return
 
 
 def _files_of(store: str) -> list[Path]:

@@ -8,6 +8,8 @@ will, which is said. Read next: ``resting.py``.
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +24,19 @@ from relight.authoring.workflows import NO_OPTIONS, Call
 from relight.client.blocking import refuse_on_any_loop
 from relight.client.core import Core
 from relight.client.handles import Job
+from relight.core.forks import token_text
 from relight.engine.facade import Engine
 from relight.errors import InvalidArgument, WaitTimeout
-from relight.model import FINAL_STATES, DecisionRecord, JobRecord, JobState, StepKind, StepState
+from relight.model import (
+    FINAL_STATES,
+    DecisionRecord,
+    JobRecord,
+    JobState,
+    StepKind,
+    StepRecord,
+    StepState,
+    TokenRecord,
+)
 from relight.settings import resolve
 from relight.store.reads import JobFilter
 from relight.testing.clock import ManualClock
@@ -49,6 +61,7 @@ def run_inline(
     resources: Mapping[Resource[Any], object] | None = None,
     signals: Mapping[str, object] | None = None,
     answers: Mapping[str, str] | None = None,
+    tokens: Mapping[str, object] | None = None,
     clock: ManualClock | None = None,
 ) -> R: ...
 @overload
@@ -60,6 +73,7 @@ def run_inline(
     resources: Mapping[Resource[Any], object] | None = None,
     signals: Mapping[str, object] | None = None,
     answers: Mapping[str, str] | None = None,
+    tokens: Mapping[str, object] | None = None,
     clock: ManualClock | None = None,
 ) -> R: ...
 @overload
@@ -71,6 +85,7 @@ def run_inline(
     resources: Mapping[Resource[Any], object] | None = None,
     signals: Mapping[str, object] | None = None,
     answers: Mapping[str, str] | None = None,
+    tokens: Mapping[str, object] | None = None,
     clock: ManualClock | None = None,
 ) -> R: ...
 def run_inline(  # type: ignore[misc]
@@ -81,24 +96,31 @@ def run_inline(  # type: ignore[misc]
     resources: Mapping[Resource[Any], object] | None = None,
     signals: Mapping[str, object] | None = None,
     answers: Mapping[str, str] | None = None,
+    tokens: Mapping[str, object] | None = None,
     clock: ManualClock | None = None,
 ) -> Any:
     """Run a workflow (or a ``bind`` of one) to its end and return its result, skipping the time in which it waits.
 
     ``replace`` maps steps to fakes, ``resources`` resources to what stands in for them. ``signals`` maps names to what is
     sent: once to the job, before it begins, and once to each child that waits for it; an iterator gives one payload to
-    each wait instead. ``answers`` maps the text of questions to the choice, given each time it is asked. A wait with a time
-    limit that nobody ends runs into its limit. ``clock`` is a new ``ManualClock()`` unless given. Nothing is left behind.
+    each wait instead. ``answers`` maps the text of questions to the choice, given each time it is asked. ``tokens`` maps the
+    name of an ``external`` to what becomes of each of its tokens, once everything waits: it is completed with a value, or
+    fails with the text of an exception; an iterator gives one of these for each token; a function is called with the engine
+    and the token, once, and may ``engine.heartbeat(token)``, ``complete`` or ``fail`` it, and advance the clock meanwhile. A
+    wait with a time limit that nobody ends runs into its limit. ``clock`` is a new ``ManualClock()`` unless given. Nothing is
+    left behind.
 
     Children that the workflow starts run too; those still running at its end are dropped. For keyword arguments use
     ``wf.bind(…)``.
 
-    Raises what ``Job.result`` raises (``JobFailed`` …), ``WaitTimeout`` for a wait that can never end, naming it, and
+    Raises what ``Job.result`` raises (``JobFailed`` …), what a function in ``tokens`` raises, ``WaitTimeout`` for a wait that can never end, naming it, and
     ``BlockingCall`` on an event loop. Cost: some 50 ms.
     """
     refuse_on_any_loop("run_inline()", "In an async test: await asyncio.to_thread(run_inline, …)")
     call = as_call(wf, args, NO_OPTIONS)
-    given = _Given(signals or {}, answers or {})
+    given = _Given(
+        {} if signals is None else signals, {} if answers is None else answers, {} if tokens is None else tokens
+    )
     with scratch_engine(call, clock or ManualClock(), replace=replace, resources=resources) as engine:
         core = engine._new_core(engine._store())
         core.store.open(create=True)
@@ -139,15 +161,17 @@ def scratch_engine(
 
 
 class _Given:
-    """What the world outside has for the job: signals and answers."""
+    """What the world outside has for the job: signals, answers, and what becomes of tokens."""
 
-    def __init__(self, signals: Mapping[str, object], answers: Mapping[str, str]) -> None:
-        for what, mapping in (("signals", signals), ("answers", answers)):
+    def __init__(self, signals: Mapping[str, object], answers: Mapping[str, str], tokens: Mapping[str, object]) -> None:
+        for what, mapping in (("signals", signals), ("answers", answers), ("tokens", tokens)):
             if not isinstance(mapping, Mapping):
                 raise InvalidArgument(f"{what}={mapping!r}: a mapping")
         self.signals = dict(signals)
         self.answers = dict(answers)
+        self.tokens = dict(tokens)
         self._sent: set[tuple[str, str]] = set()
+        self._served: set[str] = set()
 
     def before(self, core: Core, job_id: str) -> None:
         """Send the job its signals before it begins."""
@@ -179,6 +203,25 @@ class _Given:
         if choice is None:
             return False
         core.answer(row.job_id, choice, decision_id=row.decision_id, note=None, by=WHO)
+        return True
+
+    def serve(self, engine: Engine, row: TokenRecord) -> bool:
+        """Do with a token what is to become of it; tell whether there was anything to do."""
+        if row.name not in self.tokens or row.token in self._served:
+            return False
+        what = self.tokens[row.name]
+        if isinstance(what, Iterator):
+            try:
+                what = next(what)
+            except StopIteration:
+                return False
+        self._served.add(row.token)
+        if isinstance(what, BaseException):
+            engine.core.fail_token(row.token, str(what) or type(what).__name__, by=WHO)
+        elif inspect.isroutine(what) or isinstance(what, functools.partial):
+            what(engine, row.token)
+        else:
+            engine.core.complete(row.token, what, by=WHO)
         return True
 
 
@@ -217,13 +260,22 @@ class _Driven:
         with self._core.store.reading() as reads:
             return reads.jobs(JobFilter(states=_LIVE, limit=0))
 
-    def _waits(self) -> Iterator[tuple[JobRecord, str]]:
+    def _steps(self) -> Iterator[tuple[JobRecord, StepRecord]]:
         for job in self._open_jobs():
             with self._core.store.reading() as reads:
                 steps = reads.steps(job.job_id)
-            for step in steps:
-                if step.kind is StepKind.SIGNAL and step.state is StepState.WAITING:
-                    yield job, step.waits_for or ""
+            yield from ((job, step) for step in steps)
+
+    def _waits(self) -> Iterator[tuple[JobRecord, str]]:
+        for job, step in self._steps():
+            if step.kind is StepKind.SIGNAL and step.state is StepState.WAITING:
+                yield job, step.waits_for or ""
+
+    def _tokens(self) -> Iterator[TokenRecord]:
+        texts = [token_text(step) for _, step in self._steps() if step.kind is StepKind.TOKEN]
+        with self._core.store.reading() as reads:
+            rows = [row for text in texts if (row := reads.token(text)) is not None]
+        yield from (row for row in rows if row.state == "open")
 
     def _questions(self) -> Iterator[DecisionRecord]:
         for job in self._open_jobs():
@@ -233,7 +285,8 @@ class _Driven:
         """Give what is asked for; tell whether anything was given."""
         sent = [self._given.signal_for(self._core, job.job_id, name) for job, name in self._waits()]
         answered = [self._given.answer(self._core, row) for row in self._questions()]
-        return any((*sent, *answered))
+        served = [self._given.serve(self._engine, row) for row in self._tokens()]
+        return any((*sent, *answered, *served))
 
     def _never(self) -> WaitTimeout:
         """Say what can never end, and what would end it."""
@@ -246,6 +299,9 @@ class _Driven:
             options = " | ".join(msgspec.json.decode(row.options))
             given = ", ".join(map(repr, self._given.answers)) or "none"
             hints.append(f"answers={{{row.question!r}: {options!r}}} (given: {given})")
+        for name in dict.fromkeys(row.name for row in self._tokens()):
+            given = ", ".join(self._given.tokens) or "none"
+            hints.append(f'tokens={{"{name}": …}} (given: {given}; an iterator gives one for each token)')
         hint = f". Give {' and '.join(hints)}" if hints else ""
         return WaitTimeout(
             f"run_inline: this can never end, because nobody outside will act: {summary.rstrip('.')}{hint}",

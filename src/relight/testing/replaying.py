@@ -26,15 +26,16 @@ from relight.engine.claimer import Candidate
 from relight.engine.run import Run
 from relight.engine.runner import Conductor
 from relight.errors import InvalidArgument, Suspending, WaitTimeout
+from relight.ids import StepKey
 from relight.model import FINAL_STATES, JobState, StepRecord
-from relight.recorder.exported import ExportedHistory, read_history
+from relight.recorder.exported import STAND_IN, ExportedHistory, read_history
 from relight.testing.clock import ManualClock
 from relight.testing.inline import scratch_engine
 
 PATIENCE_SECONDS = 60.0
 SHOWN = 300
 ENDED_BY_CODE = frozenset({JobState.COMPLETED, JobState.COMPLETED_WITH_ISSUES})
-_GO_ON = (f.Enter, f.Now, f.NewId, f.NewToken, f.Unstow)
+_GO_ON = (f.Enter, f.Now, f.NewId, f.NewToken, f.Unstow, f.Abandoned)
 """Requests that begin nothing: a flow may still find that it does not agree with the record."""
 
 
@@ -70,6 +71,8 @@ class _Replayer(Conductor):
         flow = super().call_of(step, key, branch, args, kwargs)
         call: f.StepCall = flow.gi_frame.f_locals["call"]  # type: ignore[attr-defined] # a generator, not begun
         self.seen.inputs[call.key] = call.inputs
+        if STAND_IN in call.inputs:
+            _compare_without_tokens(call, self.history.peek(call.key))
         return flow
 
     def _do(self, request: Any) -> Any:
@@ -80,7 +83,7 @@ class _Replayer(Conductor):
             raise Suspending(request.detail)
         if isinstance(request, f.Enter):
             self._entered = request.key
-            return None
+            return super()._do(request) if self._went_nowhere() else None
         if isinstance(request, _GO_ON):
             return super()._do(request)
         return self._end(request)
@@ -105,17 +108,43 @@ class _Replayer(Conductor):
         await self._end_async(f.Persist(command, lazy))
 
     async def _park_async(self, request: f.Park) -> str:
+        if _waits_for_a_cut(request):
+            return await super()._park_async(request)
         await self._end_async(request)
         return ""
 
     def _park(self, request: f.Park) -> str:
-        return self._end(request)
+        return super()._park(request) if _waits_for_a_cut(request) else self._end(request)
+
+    def _abandon(self, key: StepKey, try_number: int, *, reason: str | None = None) -> None:
+        """A replay abandons nothing: what is cut short in it was so in the record."""
+
+    def _withdraw(self, decision_id: str) -> None:
+        """A replay withdraws nothing."""
 
     def report(self, *, done: float | None, total: float | None, note: str | None) -> None:
         """Progress of a replay is nobody's."""
 
     def cancel_child(self, job_id: str, reason: str | None) -> None:
         """A replay cancels nothing."""
+
+
+def _compare_without_tokens(call: f.StepCall, record: StepRecord | None) -> None:
+    """Take over the recorded hashes of arguments that hold a token: they are of the token itself, which is not known here.
+
+    An argument that is not in the record in full cannot be compared; one that is must be the same beside its token.
+    """
+    recorded: dict[str, str] = msgspec.json.decode((record and record.args_hashes) or "{}")
+    then: dict[str, Any] = msgspec.json.decode((record and record.inputs) or "{}")
+    for name, value in msgspec.json.decode(call.inputs).items():
+        holds_one = STAND_IN in msgspec.json.encode(value).decode()
+        if holds_one and name in recorded and then.get(name, value) == value:
+            call.hashes[name] = recorded[name]
+
+
+def _waits_for_a_cut(request: f.Park) -> bool:
+    """Tell whether a line waits only to be cut short, as it was in the record: it lost a race, or a sibling failed."""
+    return request.kind == "abandoned"
 
 
 def assert_replays(workflow: Any, file: str | os.PathLike[str]) -> None:

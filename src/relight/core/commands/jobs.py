@@ -9,6 +9,7 @@ from relight.core.failure import Failure
 from relight.core.queue_rows import QueueLimit, RateLimit, TakeTurn
 from relight.core.redact import redact
 from relight.core.row import Row
+from relight.core.sizes import size_of
 from relight.core.terms import RateTerms
 from relight.core.transitions import RUN_ENDS
 from relight.errors import Conflict, IllegalTransition, RelightError
@@ -49,6 +50,8 @@ class SubmitJob(Command, frozen=True, kw_only=True):
     parent_step_key: StepKey | None = None
     detached: bool = False
     forked_from: JobId | None = None
+    inputs_bytes: int | None = None
+    """Of the inputs themselves, where ``inputs`` says where they are kept."""
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
         """Return the job's row and ``job_accepted``."""
@@ -84,7 +87,7 @@ class SubmitJob(Command, frozen=True, kw_only=True):
             ready_at=ready_at,
             idempotency_key=self.idempotency_key,
             inputs_hash=self.inputs_hash,
-            inputs_bytes=len(self.inputs),
+            inputs_bytes=size_of(self.inputs) if self.inputs_bytes is None else self.inputs_bytes,
             parent_job_id=self.parent_job_id,
             forked_from=self.forked_from,
         )
@@ -208,6 +211,8 @@ class FinishRun(Command, frozen=True, kw_only=True):
     duration_ms: int
     outputs: str | None = None
     outputs_hash: str = ""
+    outputs_bytes: int | None = None
+    """Of the outputs themselves, where ``outputs`` says where they are kept."""
     failure: Failure | None = None
     issues: str | None = None
     by: str | None = None
@@ -251,7 +256,7 @@ class FinishRun(Command, frozen=True, kw_only=True):
                 attempt=self.attempt,
                 duration_ms=self.duration_ms,
                 outputs_hash=self.outputs_hash,
-                outputs_bytes=len(self.outputs or ""),
+                outputs_bytes=size_of(self.outputs or "") if self.outputs_bytes is None else self.outputs_bytes,
             )
             if self.state is JobState.COMPLETED:
                 return done

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import msgspec
-
 from relight.core import events as ev
 from relight.core.changes import (
     CancelJob,
     Changes,
     CloseDecision,
     EndRun,
+    ExpectOrphan,
     MoveJob,
     NewSignal,
     ReleaseHold,
@@ -35,7 +34,7 @@ from relight.core.row import Row
 from relight.core.transitions import By, is_legal
 from relight.errors import IllegalTransition
 from relight.ids import EngineId, Ids, StepKey, short
-from relight.model import FINAL_STATES, Actor, JobRecord, JobState, RunState, StepKind, StepRecord, StepState
+from relight.model import FINAL_STATES, Actor, JobRecord, JobState, RunState, StepState
 
 
 def ref_of(job: JobRecord) -> JobRef:
@@ -192,6 +191,20 @@ class RetryJob(_Move, frozen=True, kw_only=True):
         return Changes(rows, [self._tell(ev.JobRetried(), now_ms, ids)])
 
 
+PARENT_ENDED = "its parent ended"
+"""The reason why a child is asked to end when its parent has ended."""
+WITH_PARENT = "cancel:parent_ended"
+"""``status_reason`` of a child that had not begun when its parent ended."""
+
+
+def ended_with_parent(child: JobRecord) -> bool:
+    """Tell whether a child was cancelled, or is being cancelled, because its parent had ended."""
+    if child.completed_at is None:
+        return child.cancel_code == "cancel" and child.cancel_reason == PARENT_ENDED
+    asked = child.cancel_reason == PARENT_ENDED or child.status_reason == WITH_PARENT
+    return child.state is JobState.CANCELLED and asked
+
+
 class EndNow(_Move, frozen=True, kw_only=True):
     """End a job without a last run: one that never began, or by force. A running run is ended with it."""
 
@@ -201,6 +214,7 @@ class EndNow(_Move, frozen=True, kw_only=True):
     begun: bool | None = None
     failure: Failure | None = None
     open_decisions: tuple[str, ...] = ()
+    orphan: bool = False
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
         """Return the ends and the job's terminal event."""
@@ -210,6 +224,8 @@ class EndNow(_Move, frozen=True, kw_only=True):
             CloseDecision(decision, self.job.job_id, None, self.who.id, None, now_ms, False)
             for decision in self.open_decisions
         ]
+        if self.orphan:
+            rows.append(ExpectOrphan(self.job.job_id))
         if self.source is JobState.RUNNING:
             assert self.job.run_id is not None
             end = RunState.CANCELLED if self.target is JobState.CANCELLED else RunState.FAILED
@@ -223,13 +239,14 @@ class EndNow(_Move, frozen=True, kw_only=True):
 class RequestEnd(Command, frozen=True, kw_only=True):
     """Ask a job that has begun to end: it gets one last run, which cleans up. The first request stands.
 
-    ``code`` is ``cancel``, ``fail`` or ``deadline``.
+    ``code`` is ``cancel``, ``fail`` or ``deadline``. ``orphan``: refused unless the job's parent has ended.
     """
 
     job: JobRef
     code: str
     reason: str | None
     who: Who
+    orphan: bool = False
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
         """Return the request and ``job_cancel_requested`` or ``job_deadline_exceeded``."""
@@ -239,7 +256,8 @@ class RequestEnd(Command, frozen=True, kw_only=True):
             told = ev.JobDeadlineExceeded()
         else:
             told = ev.JobCancelRequested(reason=None if self.reason is None else redact(self.reason))
-        return Changes([row], [event(told, self.who, now_ms, ids, job=self.job)])
+        rows: list[Row] = [row, ExpectOrphan(self.job.job_id)] if self.orphan else [row]
+        return Changes(rows, [event(told, self.who, now_ms, ids, job=self.job)])
 
 
 class SendSignal(Command, frozen=True, kw_only=True):
@@ -392,33 +410,6 @@ def decide_resume(job: JobRecord, who: Who) -> ResumeJob:
     return ResumeJob(job=ref_of(job), source=job.state, source_reason=job.status_reason, who=who, policy="operator")
 
 
-def failures_that_ended(error: str | None, steps: Sequence[StepRecord], *, all_failed: bool = False) -> list[StepKey]:
-    """Return what a retry opens: the failed steps whose failure reached the end of the job, or all failed ones.
-
-    ``error`` is the job's failure as stored. Steps that were cancelled by such a failure (siblings in a group) had no chance,
-    and are opened with them. The end of a child that reached the end of the job is looked at anew: the child may have been
-    retried since.
-    """
-    failed = [step for step in steps if step.state is StepState.FAILED]
-    failure = msgspec.json.decode(error) if error else {}
-    key, kind = failure.get("step_key"), failure.get("type")
-    if not all_failed and key is not None:
-        failed = [step for step in failed if step.step_key == key]
-    elif not all_failed and kind not in ("ExceptionGroup", "BaseExceptionGroup"):
-        failed = [s for s in failed if s.error and msgspec.json.decode(s.error).get("type") == kind]
-    told = "" if all_failed or kind in ("ExceptionGroup", "BaseExceptionGroup") else str(failure.get("message", ""))
-    children = [s for s in steps if _ended_badly(s) and (not told or short(s.waits_for or "") in told)]
-    return [step.step_key for step in (*failed, *children, *(s for s in steps if s.state is StepState.ABANDONED))]
-
-
-def _ended_badly(step: StepRecord) -> bool:
-    """Tell whether a row is the end of a child that did not complete, as its parent has read it."""
-    if step.kind is not StepKind.CHILD_RESULT or step.state is not StepState.COMPLETED:
-        return False
-    outcome = step.outcome or ""  # a time-out is no object
-    return outcome.startswith("{") and not msgspec.json.decode(outcome)["state"].startswith(JobState.COMPLETED)
-
-
 MISMATCH = "history_mismatch"
 """``status_reason`` of a job whose code no longer agrees with its record begins so."""
 
@@ -477,9 +468,18 @@ def decide_retry(job: JobRecord, who: Who, reopen: Sequence[StepKey]) -> RetryJo
 
 
 def decide_end(
-    job: JobRecord, who: Who, *, code: str, reason: str | None, force: bool, open_decisions: Sequence[str]
+    job: JobRecord,
+    who: Who,
+    *,
+    code: str,
+    reason: str | None,
+    force: bool,
+    open_decisions: Sequence[str],
+    orphan: bool = False,
 ) -> EndNow | RequestEnd:
     """Decide a cancel (``code`` cancel), an operator's fail (fail), or what a deadline does (deadline).
+
+    ``orphan``: a cancel because the job's parent has ended; refused when it has not, or was retried meanwhile.
 
     What never began ends at once, and so does anything by force; what has begun is asked to end in one last run.
     """
@@ -489,10 +489,10 @@ def decide_end(
     if job.state in FINAL_STATES:
         refuse_illegal(job, target, by, verb)
     if not force and job.begun:
-        return RequestEnd(job=ref_of(job), code=code, reason=reason, who=who)
+        return RequestEnd(job=ref_of(job), code=code, reason=reason, who=who, orphan=orphan)
     refuse_illegal(job, target, by, verb)
     failure = None
-    status = f"forced:{code}" if job.begun else code
+    status = WITH_PARENT if orphan else f"forced:{code}" if job.begun else code
     if code == "deadline":
         failure, status = (
             Failure(type="deadline_exceeded", message="the job's deadline passed", code="deadline_exceeded"),
@@ -510,6 +510,7 @@ def decide_end(
         begun=job.begun,
         failure=failure,
         open_decisions=tuple(open_decisions),
+        orphan=orphan,
     )
 
 

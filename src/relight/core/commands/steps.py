@@ -25,6 +25,7 @@ from relight.core.commands.jobs import SubmitJob
 from relight.core.failure import Failure
 from relight.core.redact import redact
 from relight.core.row import Row
+from relight.core.sizes import size_of
 from relight.errors import Conflict, RelightError
 from relight.ids import Ids, StepKey
 from relight.model import Actor, InDoubtPolicy, StepKind, StepState
@@ -135,6 +136,8 @@ class FinishStep(InRun, frozen=True, kw_only=True):
     outcome_hash: str
     began_at: int
     kind: StepKind = StepKind.STEP
+    outcome_bytes: int | None = None
+    """Of the outcome itself, where ``outcome`` says where it is kept."""
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
         """Return the checkpoint and ``step_finished``."""
@@ -143,7 +146,7 @@ class FinishStep(InRun, frozen=True, kw_only=True):
             step_kind=self.kind,
             try_number=self.try_number,
             outcome_hash=self.outcome_hash,
-            outcome_bytes=len(self.outcome),
+            outcome_bytes=size_of(self.outcome) if self.outcome_bytes is None else self.outcome_bytes,
             duration_ms=max(now_ms - self.began_at, 0),
         )
         return Changes([row], [self._tell(finished, now_ms, ids)])
@@ -447,9 +450,13 @@ class StartChildren(InRun, frozen=True, kw_only=True):
     name: str
     children: tuple[SubmitJob, ...]
     outcome: str
+    found: tuple[tuple[JobRef, str], ...] = ()
 
     def changes(self, now_ms: int, ids: Ids) -> Changes:
-        """Return the children, the record, ``job_accepted`` for each and ``child_started`` in the parent."""
+        """Return the children, the record, ``job_accepted`` for each and ``child_started`` in the parent.
+
+        ``found`` are jobs that were there already, each with its key: ``job_deduplicated`` in these.
+        """
         rows: list[Row] = [self._begin(now_ms, kind=StepKind.CHILD, name=self.name, state=StepState.RUNNING)]
         told: list[ev.Draft] = []
         for child in self.children:
@@ -457,6 +464,10 @@ class StartChildren(InRun, frozen=True, kw_only=True):
             rows += accepted.rows
             told += accepted.events
             told.append(self._tell(ev.ChildStarted(child_job_id=child.job_id), now_ms, ids))
+        told += [
+            event(ev.JobDeduplicated(idempotency_key=key), self.job.agent, now_ms, ids, job=owner)
+            for owner, key in self.found
+        ]
         rows.append(self._update(StepState.COMPLETED, outcome=self.outcome, ended_at=now_ms))
         return Changes(rows, told)
 

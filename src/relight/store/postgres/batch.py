@@ -19,6 +19,7 @@ from relight.core.changes import (
     CopyStep,
     EndJob,
     EndRun,
+    ExpectOrphan,
     JudgeEngine,
     MoveJob,
     NewJob,
@@ -102,8 +103,9 @@ def _locks(batch: Batch, ending: list[str]) -> Iterator[Statement]:
         yield "lock_queues", {"queues": _json(sorted(queues))}
     jobs = {job for row in _JOBS.values() for job in _values(batch, row, "job_id")}
     jobs.update(_values(batch, NewJob, "parent_job_id"))
+    with_parents = [*ending, *_values(batch, ExpectOrphan, "job_id")]
     if jobs:
-        yield "lock_jobs", {"job_ids": _json(sorted(jobs)), "ending": _json(ending)}
+        yield "lock_jobs", {"job_ids": _json(sorted(jobs)), "ending": _json(with_parents)}
 
 
 def _forced_runs(batch: Batch) -> set[str]:

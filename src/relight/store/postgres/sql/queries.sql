@@ -508,7 +508,8 @@ SELECT coalesce(json_agg(row), '[]') FROM (
            CASE WHEN length(j.outputs) <= :inline THEN j.outputs END, j.trace_id, j.parent_job_id,
            j.detached, j.completed_at,
            EXISTS (SELECT 1 FROM relight.quarantine AS q WHERE q.job_id = j.job_id AND q.released_at IS NULL),
-           p.state, (SELECT max(seq) FROM relight.events WHERE events.job_id = p.job_id), j.issues IS NOT NULL) AS row
+           p.state, (SELECT max(seq) FROM relight.events WHERE events.job_id = p.job_id), j.issues IS NOT NULL,
+           (SELECT count(*) FROM relight.decisions AS d WHERE d.job_id = j.job_id AND d.state = 'open')) AS row
     FROM relight.jobs AS j LEFT JOIN relight.jobs AS p ON p.job_id = j.parent_job_id
    WHERE j.job_id > :after ORDER BY j.job_id LIMIT :limit) AS found;
 

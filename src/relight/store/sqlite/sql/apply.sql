@@ -21,7 +21,7 @@ CREATE TEMP VIEW batch AS SELECT
   NULL AS open_writers, NULL AS name_heads, NULL AS new_jobs, NULL AS copy_steps, NULL AS start_runs,
   NULL AS queue_limits, NULL AS rewind_rates, NULL AS rate_limits, NULL AS take_turns, NULL AS begin_steps, NULL AS update_steps, NULL AS accept_arguments, NULL AS new_signals, NULL AS read_signals, NULL AS new_decisions,
   NULL AS close_decisions, NULL AS settle_steps, NULL AS stall_runs, NULL AS end_runs, NULL AS end_jobs, NULL AS put_away, NULL AS move_jobs,
-  NULL AS reopen_steps, NULL AS wake_jobs, NULL AS cancel_jobs, NULL AS route_jobs, NULL AS wake_due, NULL AS judge_engines,
+  NULL AS reopen_steps, NULL AS wake_jobs, NULL AS cancel_jobs, NULL AS route_jobs, NULL AS expect_orphans, NULL AS wake_due, NULL AS judge_engines,
   NULL AS set_gates, NULL AS beats, NULL AS new_quarantines, NULL AS release_rows, NULL AS release_holds,
   NULL AS new_recoveries, NULL AS put_kinds, NULL AS put_queues, NULL AS set_queues, NULL AS set_progress, NULL AS note_steps,
   NULL AS new_tokens, NULL AS beat_tokens, NULL AS close_tokens, NULL AS put_published, NULL AS close_writers, NULL AS events;
@@ -56,9 +56,9 @@ CREATE TEMP TRIGGER apply_batch INSTEAD OF INSERT ON batch BEGIN
                   NEW.settle_steps) IS NOT NULL;
   INSERT INTO batch_ends
   SELECT NEW.stall_runs, NEW.end_runs, NEW.end_jobs, NEW.put_away, NEW.move_jobs, NEW.reopen_steps,
-         NEW.wake_jobs, NEW.cancel_jobs, NEW.route_jobs
+         NEW.wake_jobs, NEW.cancel_jobs, NEW.route_jobs, NEW.expect_orphans
    WHERE coalesce(NEW.stall_runs, NEW.end_runs, NEW.end_jobs, NEW.put_away, NEW.move_jobs, NEW.reopen_steps,
-                  NEW.wake_jobs, NEW.cancel_jobs, NEW.route_jobs) IS NOT NULL;
+                  NEW.wake_jobs, NEW.cancel_jobs, NEW.route_jobs, NEW.expect_orphans) IS NOT NULL;
   INSERT INTO batch_upkeep
   SELECT NEW.writer_id, NEW.wake_due, NEW.judge_engines, NEW.set_gates, NEW.beats, NEW.new_quarantines,
          NEW.release_rows, NEW.release_holds, NEW.new_recoveries, NEW.put_kinds, NEW.put_queues, NEW.set_queues,
@@ -319,7 +319,7 @@ END;
 
 CREATE TEMP VIEW batch_ends AS SELECT
   NULL AS stall_runs, NULL AS end_runs, NULL AS end_jobs, NULL AS put_away, NULL AS move_jobs, NULL AS reopen_steps,
-  NULL AS wake_jobs, NULL AS cancel_jobs, NULL AS route_jobs;
+  NULL AS wake_jobs, NULL AS cancel_jobs, NULL AS route_jobs, NULL AS expect_orphans;
 CREATE TEMP TRIGGER apply_ends INSTEAD OF INSERT ON batch_ends BEGIN
 
   -- Recovery, and nothing else, stalls: the owner must be held dead or silent. Steps in flight are in doubt from here on.
@@ -391,6 +391,7 @@ CREATE TEMP TRIGGER apply_ends INSTEAD OF INSERT ON batch_ends BEGIN
               AND (jobs.cancel_code IS NOT NULL OR (r.came AND r.status_reason = 'awaiting_user')));
   SELECT RAISE(ABORT, 'refused:put_away') WHERE changes() <> coalesce(json_array_length(NEW.put_away), 0);
 
+  -- A child that an operator retries although its parent has ended lives on its own.
   UPDATE jobs SET state = r.target, status_reason = r.status_reason, claimable = r.claimable,
                   ready_at = CASE WHEN r.claimable THEN r.at END, attempt = jobs.attempt + r.new_attempt,
                   probation = r.probation, updated_at = r.at,
@@ -402,6 +403,11 @@ CREATE TEMP TRIGGER apply_ends INSTEAD OF INSERT ON batch_ends BEGIN
                   stalls = CASE WHEN r.source IN ('failed', 'poisoned') THEN 0 ELSE jobs.stalls END,
                   held_by = CASE WHEN r.target = 'stalled' THEN jobs.held_by END,
                   accepting = jobs.accepting OR r.accepting,
+                  issues = CASE WHEN r.target = 'queued' THEN NULL ELSE jobs.issues END,
+                  detached = jobs.detached
+                             OR (r.source IN ('failed', 'poisoned')
+                                 AND EXISTS (SELECT 1 FROM jobs AS p WHERE p.job_id = jobs.parent_job_id
+                                                                       AND p.completed_at IS NOT NULL)),
                   completed_at = CASE WHEN r.target IN ('failed', 'cancelled', 'poisoned') THEN r.at END
     FROM (SELECT value->>0 AS job_id, value->>1 AS source, value->>2 AS source_reason, value->>3 AS target,
                  value->>4 AS status_reason, value->>5 AS claimable, value->>6 AS new_attempt, value->>7 AS probation,
@@ -419,12 +425,25 @@ CREATE TEMP TRIGGER apply_ends INSTEAD OF INSERT ON batch_ends BEGIN
           UNION ALL SELECT value->>0 FROM jsonb_each(NEW.move_jobs) WHERE value->>1 = 'running') AS r
    WHERE steps.job_id = r.job_id AND steps.state = 'running' AND steps.kind IN ('step', 'poll');
 
-  -- A child's end that was read is read again: the child may have been retried since.
-  UPDATE steps SET state = 'backoff', until = 0, try_number = 0, ended_at = NULL,
-                   outcome = CASE WHEN kind = 'child_result' THEN NULL ELSE outcome END
+  -- Nothing waits in a job that has ended. A retry begins its waits anew, and asks anew.
+  UPDATE steps SET state = 'abandoned', ended_at = r.at
+    FROM (SELECT value->>0 AS job_id, value->>7 AS at FROM jsonb_each(NEW.end_jobs)
+          UNION ALL
+          SELECT value->>0, value->>9 FROM jsonb_each(NEW.move_jobs) WHERE value->>3 IN ('failed', 'cancelled', 'poisoned')) AS r
+   WHERE steps.job_id = r.job_id AND steps.state = 'waiting';
+  UPDATE decisions SET state = 'withdrawn', decided_at = r.at
+    FROM (SELECT value->>0 AS job_id, value->>7 AS at FROM jsonb_each(NEW.end_jobs)
+          UNION ALL
+          SELECT value->>0, value->>9 FROM jsonb_each(NEW.move_jobs) WHERE value->>3 IN ('failed', 'cancelled', 'poisoned')) AS r
+   WHERE decisions.job_id = r.job_id AND decisions.state = 'open';
+
+  -- A child's end that was read is read again: the child may have been retried since. So are the start of children that
+  -- ended with their parent, and a wait that timed out.
+  UPDATE steps SET state = 'backoff', until = CASE kind WHEN 'sleep' THEN until ELSE 0 END, try_number = 0, ended_at = NULL,
+                   outcome = CASE WHEN kind IN ('step', 'poll') THEN outcome END
     FROM (SELECT value->>0 AS job_id, value->>1 AS step_key FROM jsonb_each(NEW.reopen_steps)) AS r
    WHERE steps.job_id = r.job_id AND steps.step_key = r.step_key
-     AND (steps.state IN ('failed', 'abandoned') OR steps.kind = 'child_result');
+     AND (steps.state IN ('failed', 'abandoned') OR steps.kind IN ('child', 'child_result', 'signal', 'external', 'ask'));
   SELECT RAISE(ABORT, 'refused:reopen_steps') WHERE changes() <> coalesce(json_array_length(NEW.reopen_steps), 0);
 
   -- A wake-up reaches a job that was put away and waits for just this; a running one is told by its engine. What nobody
@@ -459,6 +478,12 @@ CREATE TEMP TRIGGER apply_ends INSTEAD OF INSERT ON batch_ends BEGIN
             FROM jsonb_each(NEW.route_jobs)) AS r
    WHERE jobs.job_id = r.job_id AND +jobs.state = 'queued' AND jobs.begun = 1 AND jobs.version IS r.seen;
   SELECT RAISE(ABORT, 'refused:route_jobs') WHERE changes() <> coalesce(json_array_length(NEW.route_jobs), 0);
+
+  -- After the moves: a parent that this batch retries has not ended.
+  SELECT RAISE(ABORT, 'refused:expect_orphans')
+    FROM (SELECT value->>0 AS job_id FROM jsonb_each(NEW.expect_orphans)) AS r
+   WHERE NOT EXISTS (SELECT 1 FROM jobs AS c JOIN jobs AS p ON p.job_id = c.parent_job_id
+                      WHERE c.job_id = r.job_id AND p.completed_at IS NOT NULL);
 
   -- A parent that was put away waiting for a job that ended in this batch may go on.
   UPDATE jobs SET claimable = 1, ready_at = r.at, updated_at = r.at

@@ -506,7 +506,8 @@ SELECT '[' || coalesce(group_concat(row, ','), '') || ']' FROM (
            CASE WHEN length(j.outputs) <= :inline THEN j.outputs END, j.trace_id, j.parent_job_id,
            j.detached, j.completed_at,
            EXISTS (SELECT 1 FROM quarantine AS q WHERE q.job_id = j.job_id AND q.released_at IS NULL),
-           p.state, (SELECT max(seq) FROM events WHERE events.job_id = p.job_id), j.issues IS NOT NULL) AS row
+           p.state, (SELECT max(seq) FROM events WHERE events.job_id = p.job_id), j.issues IS NOT NULL,
+           (SELECT count(*) FROM decisions AS d WHERE d.job_id = j.job_id AND d.state = 'open')) AS row
     FROM jobs AS j LEFT JOIN jobs AS p ON p.job_id = j.parent_job_id
    WHERE j.job_id > :after ORDER BY j.job_id LIMIT :limit);
 

@@ -48,7 +48,8 @@ done AS (
 SELECT relight.must((SELECT count(*) FROM done) = (SELECT count(*) FROM given), 'end_runs');
 
 -- name: end_jobs
--- No step is in flight in a job whose run has ended: what began and has no outcome is in doubt.
+-- No step is in flight in a job whose run has ended: what began and has no outcome is in doubt. Nothing waits in it, and no
+-- question is open.
 WITH given AS MATERIALIZED (
   SELECT value->>0 AS job_id, value->>1 AS run_id, value->>2 AS state, value->>3 AS status_reason, value->>4 AS outputs,
          value->>5 AS error, value->>6 AS issues, (value->>7)::bigint AS at
@@ -60,10 +61,15 @@ done AS (
     FROM given AS r
    WHERE jobs.job_id = r.job_id AND (jobs.state = 'running') IS TRUE AND jobs.run_id = r.run_id
   RETURNING 1),
-doubted AS (
-  UPDATE relight.steps SET state = 'in_doubt'
+left_behind AS (
+  UPDATE relight.steps SET state = CASE steps.state WHEN 'waiting' THEN 'abandoned' ELSE 'in_doubt' END,
+                           ended_at = CASE steps.state WHEN 'waiting' THEN r.at ELSE steps.ended_at END
     FROM given AS r
-   WHERE steps.job_id = r.job_id AND steps.state = 'running' AND steps.kind IN ('step', 'poll'))
+   WHERE steps.job_id = r.job_id
+     AND (steps.state = 'waiting' OR (steps.state = 'running' AND steps.kind IN ('step', 'poll')))),
+withdrawn AS (
+  UPDATE relight.decisions SET state = 'withdrawn', decided_at = r.at
+    FROM given AS r WHERE decisions.job_id = r.job_id AND decisions.state = 'open')
 SELECT relight.must((SELECT count(*) FROM done) = (SELECT count(*) FROM given), 'end_jobs');
 
 -- name: put_away
@@ -108,6 +114,7 @@ doubted AS (
 SELECT relight.must((SELECT count(*) FROM done) = (SELECT count(*) FROM given), 'put_away');
 
 -- name: move_jobs
+-- A child that an operator retries although its parent has ended lives on its own. What ends here leaves nothing waiting.
 WITH given AS MATERIALIZED (
   SELECT value->>0 AS job_id, value->>1 AS source, value->>2 AS source_reason, value->>3 AS target,
          value->>4 AS status_reason, (value->>5)::boolean AS claimable, (value->>6)::boolean AS new_attempt,
@@ -127,27 +134,40 @@ done AS (
          stalls = CASE WHEN r.source IN ('failed', 'poisoned') THEN 0 ELSE jobs.stalls END,
          held_by = CASE WHEN r.target = 'stalled' THEN jobs.held_by END,
          accepting = jobs.accepting OR r.accepting,
+         issues = CASE WHEN r.target = 'queued' THEN NULL ELSE jobs.issues END,
+         detached = jobs.detached
+                    OR (r.source IN ('failed', 'poisoned')
+                        AND EXISTS (SELECT 1 FROM relight.jobs AS p
+                                     WHERE p.job_id = jobs.parent_job_id AND p.completed_at IS NOT NULL)),
          completed_at = CASE WHEN r.target IN ('failed', 'cancelled', 'poisoned') THEN r.at END
     FROM given AS r
    WHERE jobs.job_id = r.job_id AND (jobs.state = r.source) IS TRUE AND (r.begun IS NULL OR jobs.begun = r.begun)
      AND (r.source_reason IS NULL OR jobs.status_reason = r.source_reason)
   RETURNING 1),
-doubted AS (
-  UPDATE relight.steps SET state = 'in_doubt'
+left_behind AS (
+  UPDATE relight.steps SET state = CASE steps.state WHEN 'waiting' THEN 'abandoned' ELSE 'in_doubt' END,
+                           ended_at = CASE steps.state WHEN 'waiting' THEN r.at ELSE steps.ended_at END
     FROM given AS r
-   WHERE r.source = 'running' AND steps.job_id = r.job_id AND steps.state = 'running' AND steps.kind IN ('step', 'poll'))
+   WHERE steps.job_id = r.job_id
+     AND ((r.target IN ('failed', 'cancelled', 'poisoned') AND steps.state = 'waiting')
+          OR (r.source = 'running' AND steps.state = 'running' AND steps.kind IN ('step', 'poll')))),
+withdrawn AS (
+  UPDATE relight.decisions SET state = 'withdrawn', decided_at = r.at
+    FROM given AS r
+   WHERE r.target IN ('failed', 'cancelled', 'poisoned') AND decisions.job_id = r.job_id AND decisions.state = 'open')
 SELECT relight.must((SELECT count(*) FROM done) = (SELECT count(*) FROM given), 'move_jobs');
 
 -- name: reopen_steps
--- A child's end that was read is read again: the child may have been retried since.
+-- A child's end that was read is read again: the child may have been retried since. So are the start of children that ended
+-- with their parent, and a wait that timed out.
 WITH given AS MATERIALIZED (
   SELECT value->>0 AS job_id, value->>1 AS step_key FROM jsonb_array_elements(:rows::jsonb)),
 done AS (
-  UPDATE relight.steps SET state = 'backoff', until = 0, try_number = 0, ended_at = NULL,
-                           outcome = CASE WHEN kind = 'child_result' THEN NULL ELSE outcome END
+  UPDATE relight.steps SET state = 'backoff', until = CASE kind WHEN 'sleep' THEN until ELSE 0 END, try_number = 0,
+                           ended_at = NULL, outcome = CASE WHEN kind IN ('step', 'poll') THEN outcome END
     FROM given AS r
    WHERE steps.job_id = r.job_id AND steps.step_key = r.step_key
-     AND (steps.state IN ('failed', 'abandoned') OR steps.kind = 'child_result')
+     AND (steps.state IN ('failed', 'abandoned') OR steps.kind IN ('child', 'child_result', 'signal', 'external', 'ask'))
   RETURNING 1)
 SELECT relight.must((SELECT count(*) FROM done) = (SELECT count(*) FROM given), 'reopen_steps');
 
@@ -215,3 +235,13 @@ done AS (
      AND jobs.version IS NOT DISTINCT FROM r.seen
   RETURNING 1)
 SELECT relight.must((SELECT count(*) FROM done) = (SELECT count(*) FROM given), 'route_jobs');
+
+-- name: expect_orphans
+-- After the moves: a parent that this batch retries has not ended. Both rows are locked.
+WITH given AS MATERIALIZED (
+  SELECT value->>0 AS job_id FROM jsonb_array_elements(:rows::jsonb)),
+done AS (
+  SELECT 1 FROM given AS r
+   WHERE (SELECT p.completed_at FROM relight.jobs AS p
+           WHERE p.job_id = (SELECT c.parent_job_id FROM relight.jobs AS c WHERE c.job_id = r.job_id)) IS NOT NULL)
+SELECT relight.must((SELECT count(*) FROM done) = (SELECT count(*) FROM given), 'expect_orphans');
