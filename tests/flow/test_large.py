@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.flow.kit import Rig
+from tests.flow.kit import Rig, eventually
 
 from relight import Call, sleep, start, step, wait_signal, workflow
 from relight.core.flow import INLINE_CHARS, STOWED
@@ -226,11 +226,11 @@ def test_a_large_message_is_kept_apart_and_comes_back_on_replay(rig: Rig, flow: 
         job.signal("go", text, idempotency_key="first")
     with pytest.raises(IdempotencyMismatch):
         job.signal("go", text + "y", idempotency_key="first")
-    rig.until_put_away(job)
+    eventually(lambda: any(s.state is StepState.COMPLETED for s in rig.steps(job).values()))
     with engine.core.store.reading() as reads:
         [signal] = reads.signals(job.id)
         assert len(signal.payload or "") < 100
-        [step] = [s for s in reads.steps(job.id) if s.state is StepState.COMPLETED]
+        [step] = [s for s in reads.steps(job.id) if s.state is StepState.COMPLETED and "!" not in s.step_key]
         assert len(step.outcome or "") < 300
         assert text in write_history(export_history(reads, job.id)).decode()
     sent, read = (e for e in job.events() if e.type in ("signal_sent", "signal_consumed"))
