@@ -133,7 +133,7 @@ class Server:
                 psycopg.connect(self.address("postgres"), connect_timeout=5).close()
             except psycopg.OperationalError:
                 assert self._process.poll() is None, (self.folder / "log").read_text()
-                time.sleep(0.02)
+                time.sleep(0.02)  # sleep-ok: a server says to nobody that it accepts connections
             else:
                 return
 
