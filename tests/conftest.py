@@ -30,6 +30,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(state, ignore_errors=True))
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is about a SQLite file where the store is a server's (tests/stores.py)."""
+    if os.environ.get("RELIGHT_TEST_STORE") != "postgresql":
+        return
+    about_files = [item for item in items if item.get_closest_marker("sqlite_file")]
+    items[:] = [item for item in items if item not in about_files]
+    config.hook.pytest_deselected(items=about_files)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Server:
     """The PostgreSQL server of this process of the tests."""

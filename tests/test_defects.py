@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import apsw
 import msgspec
 import pytest
 from tests.flow.kit import Rig, eventually, wait_for
+from tests.stores import change_behind
 
 from relight import Client, Engine, Job, Retry, sleep, step, wait_signal, workflow
 from relight.clock import SystemClock
@@ -148,10 +148,7 @@ def test_05_the_steps_of_a_stalled_run_are_in_doubt_not_running(rig: Rig) -> Non
 def damage(rig: Rig, sql: str, *values: object) -> None:
     """Write to the store behind Relight's back."""
     rig.must_verify = False
-    db = apsw.Connection(rig.path)
-    db.set_busy_timeout(5000)
-    db.execute(sql, values)
-    db.close()
+    change_behind(rig.path, sql, values)
 
 
 def test_06_one_unreadable_row_harms_only_itself(rig: Rig) -> None:

@@ -76,7 +76,7 @@ class TestSlots:
         quick = place.engine(kinds=["side"])
         probe.hold("before_commit")
         probe.wait_held("before_commit")
-        with Client(str(place.store), workflows=flows.ALL) as client:
+        with Client(place.store, workflows=flows.ALL) as client:
             decided = client.submit(flows.three, 1, queue="narrow")
             place.eventually(lambda: slow._engine and slow._engine.claiming, "the claim is decided")
             taken = client.submit(flows.side, 2, queue="narrow")
@@ -133,7 +133,7 @@ class TestOrder:
     def test_the_higher_priority_runs_first_and_among_equals_the_earlier(
         self, in_process: Start, place: Place, known: None
     ) -> None:
-        with Client(str(place.store), workflows=flows.ALL) as client:
+        with Client(place.store, workflows=flows.ALL) as client:
             low = client.submit(flows.count_up, 0, priority=-1)
             usual = [client.submit(flows.count_up, n) for n in range(3)]
             high = client.submit(flows.count_up, 9, priority=7)
@@ -170,7 +170,7 @@ class TestOrder:
     def test_a_job_whose_time_came_while_nothing_ran_is_started_at_once(
         self, in_process: Start, place: Place, known: None
     ) -> None:
-        with Client(str(place.store), workflows=flows.ALL) as client:
+        with Client(place.store, workflows=flows.ALL) as client:
             job = client.submit(flows.count_up, 1, delay_seconds=0.05)
             place.eventually(
                 lambda: datetime.now(UTC).timestamp() * 1000 > (place.job(job.id).ready_at or 0), "its time"
@@ -184,7 +184,7 @@ class TestWho:
         self, in_process: Start, place: Place
     ) -> None:
         in_process(workflows=flows.ALL).stop()
-        with Client(str(place.store), workflows=flows.ALL) as client:
+        with Client(place.store, workflows=flows.ALL) as client:
             unknown = client.submit(flows.three, 1)
             elsewhere = client.submit(flows.count_up, 2, queue="elsewhere")
             ours = client.submit(flows.count_up, 3, queue="ours")
@@ -211,7 +211,7 @@ class TestWho:
         place.eventually(lambda: slow.health()["ok"], "the gate opens")
         other = place.engine(doors_open=["hold"], slots=2)
         probe.hold("before_commit", at=probe.seen["before_commit"] + 1)
-        with Client(str(place.store), workflows=flows.ALL) as client:
+        with Client(place.store, workflows=flows.ALL) as client:
             client.submit_many([flows.three.bind(n) for n in range(20)])
             place.eventually(lambda: place.states().get(JobState.COMPLETED, 0) >= 18, "the other one has most")
             flows.doors["hold"].open()
@@ -251,7 +251,7 @@ class TestWho:
         incarnation = engine._engine
         assert incarnation is not None
         monkeypatch.setattr(incarnation.journal, "_capacity", 0)
-        with Client(str(place.store), workflows=flows.ALL) as client:
+        with Client(place.store, workflows=flows.ALL) as client:
             jobs = client.submit_many([flows.count_up.bind(n) for n in range(3)])
         place.eventually(lambda: incarnation.claiming == 0, "the claims came to nothing")
         monkeypatch.undo()

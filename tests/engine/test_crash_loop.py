@@ -26,7 +26,7 @@ def crash_again(place: Place, **options: Any) -> int:
 
 def submitted(place: Place, kind: str, number: int = 1, **options: Any) -> str:
     """Store a job while no engine runs."""
-    with Client(str(place.store), workflows=flows.ALL) as client:
+    with Client(place.store, workflows=flows.ALL) as client:
         flow: Any = flows.BY_KIND[kind]
         return client.submit(flow, number, **options).id
 

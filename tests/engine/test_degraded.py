@@ -89,7 +89,10 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
     disk.close()
 
 
-@pytest.fixture(params=["full disk", "before_commit", "after_commit"])
+FULL_DISK = pytest.param("full disk", marks=pytest.mark.sqlite_file("fills the disk under the file"))
+
+
+@pytest.fixture(params=[FULL_DISK, "before_commit", "after_commit"])
 def disk(request: pytest.FixtureRequest, probe: Probe) -> Disk:
     if request.param == "full disk":
         made: Disk = request.getfixturevalue("small_disk")
@@ -135,6 +138,7 @@ def test_runs_wait_nothing_fails_and_it_goes_on_by_itself(
     place.assert_sound()
 
 
+@pytest.mark.sqlite_file("fills the disk under the file")
 @pytest.mark.parametrize("kind", ["big", "big_in_thread"])
 def test_an_outcome_too_large_for_a_row_waits_too(
     small_disk: SmallDisk, in_process: Start, place: Place, kind: str
@@ -151,11 +155,12 @@ def test_an_outcome_too_large_for_a_row_waits_too(
     assert place.witness.times("big") == 1
 
 
+@pytest.mark.sqlite_file("fills the disk under the file")
 def test_a_clients_submit_is_refused_with_its_id_and_may_be_repeated(
     small_disk: SmallDisk, in_process: Start, place: Place
 ) -> None:
     engine = in_process(lease_seconds=0.5)
-    with Client(str(place.store), workflows=flows.ALL) as client:
+    with Client(place.store, workflows=flows.ALL) as client:
         client.submit(flows.count_up, 0).result(timeout_seconds=60)
         client.core.patience_seconds = 0.2
         small_disk.fill()
@@ -174,13 +179,14 @@ def test_a_clients_submit_is_refused_with_its_id_and_may_be_repeated(
     place.assert_sound()
 
 
+@pytest.mark.sqlite_file("fills the disk under the file")
 @pytest.mark.parametrize("through", ["client", "engine"])
 def test_a_submit_of_many_does_not_wait_for_ever(
     small_disk: SmallDisk, in_process: Start, place: Place, through: str
 ) -> None:
     engine = in_process(lease_seconds=0.5)
     place.eventually(lambda: engine.health()["ok"], "the gate opens")
-    with Client(str(place.store), workflows=flows.ALL) as client:
+    with Client(place.store, workflows=flows.ALL) as client:
         by: Client = client if through == "client" else engine
         by.core.patience_seconds = 0.2
         small_disk.fill()
@@ -194,6 +200,7 @@ def test_a_submit_of_many_does_not_wait_for_ever(
     place.assert_sound()
 
 
+@pytest.mark.sqlite_file("fills the disk under the file")
 def test_reads_and_health_are_served_meanwhile(small_disk: SmallDisk, in_process: Start, place: Place) -> None:
     engine = in_process(lease_seconds=0.5)
     job = engine.submit(flows.three, 1)
@@ -209,6 +216,7 @@ def test_reads_and_health_are_served_meanwhile(small_disk: SmallDisk, in_process
     assert job.result(timeout_seconds=60) == 3
 
 
+@pytest.mark.sqlite_file("fills the disk under the file")
 def test_an_engine_does_not_start_on_a_disk_that_is_full_and_does_when_it_is_not(
     small_disk: SmallDisk, in_process: Start, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +234,7 @@ def test_an_engine_does_not_start_on_a_disk_that_is_full_and_does_when_it_is_not
     place.assert_sound()
 
 
+@pytest.mark.sqlite_file("fills the disk under the file")
 def test_claims_wait_for_the_disk_and_are_made_then(small_disk: SmallDisk, in_process: Start, place: Place) -> None:
     engine = in_process(lease_seconds=0.5, slots=2)
     jobs = engine.submit_many([flows.three.bind(n) for n in range(6)])
@@ -239,6 +248,7 @@ def test_claims_wait_for_the_disk_and_are_made_then(small_disk: SmallDisk, in_pr
     place.assert_sound()
 
 
+@pytest.mark.sqlite_file("fills the disk under the file")
 def test_killed_while_the_disk_is_full_it_recovers_once_it_is_not(small_disk: SmallDisk, place: Place) -> None:
     child = place.engine(lease_seconds=0.5)
     [job_id] = child("submit", kind="three", numbers=[1])
@@ -255,12 +265,13 @@ def test_killed_while_the_disk_is_full_it_recovers_once_it_is_not(small_disk: Sm
     place.assert_sound()
 
 
+@pytest.mark.sqlite_file("limits the WAL")
 def test_a_process_that_may_write_no_larger_files_waits(place: Place) -> None:
     """Needs no root: the kernel refuses each write beyond a limit of the process."""
     child = place.engine(lease_seconds=0.5)
     ids = child("submit", kind="three", numbers=[0, 1, 2])
     child("inside", door="hold", count=3)
-    child("limit_files", size=place.store.with_name("relight.db-wal").stat().st_size)
+    child("limit_files", size=Path(f"{place.store}-wal").stat().st_size)
     place.eventually(lambda: child("health")["degraded"], "the engine sees it")
     child("open", door="hold")
     assert {place.job(job_id).state for job_id in ids} == {JobState.RUNNING}

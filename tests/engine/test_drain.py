@@ -72,7 +72,7 @@ class TestInTime:
         engine.stop()
         assert place.job(waits.id).state is JobState.QUEUED
         assert place.job(asks.id).state in (JobState.QUEUED, JobState.AWAITING_USER)
-        with Client(str(place.store), workflows=flows.ALL) as client:
+        with Client(place.store, workflows=flows.ALL) as client:
             client.job(waits.id).signal("go", 3)
             client.job(asks.id).answer("approve", by="ann")
         engine = in_process()
@@ -86,7 +86,7 @@ class TestInTime:
         engine.submit(flows.three_in_thread, 0)
         flows.doors["hold"].wait_until_inside(1)
         stopping = stop_during(engine, place)
-        with Client(str(place.store), workflows=flows.ALL) as client:
+        with Client(place.store, workflows=flows.ALL) as client:
             late = client.submit(flows.count_up, 1)
         flows.doors["hold"].open()
         stopping.join(60)
@@ -96,7 +96,7 @@ class TestInTime:
         engine = in_process()
         engine.stop()
         engine.stop()
-        Engine(str(place.store)).stop()
+        Engine(place.store).stop()
         assert engine.start().health()["gate"] in ("closed", "open")
 
     def test_a_store_that_refuses_does_not_keep_an_engine_from_stopping(self, in_process: Start, place: Place) -> None:

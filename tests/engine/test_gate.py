@@ -103,7 +103,7 @@ class TestWhileRecoveryIsUnderWay:
     def test_a_clients_submit_is_stored_and_starts_after_the_gate(
         self, shut: Engine, place: Place, probe: Probe
     ) -> None:
-        with Client(str(place.store), workflows=flows.ALL) as client:
+        with Client(place.store, workflows=flows.ALL) as client:
             job = client.submit(flows.count_up, 1)
             assert job.state() is JobState.QUEUED
             probe.let_go()
@@ -113,7 +113,7 @@ class TestWhileRecoveryIsUnderWay:
         assert started.seq > gate.seq
 
     def test_a_client_that_requires_recovery_is_refused(self, shut: Engine, place: Place, probe: Probe) -> None:
-        with Client(str(place.store), workflows=flows.ALL, require_recovered=True) as client:
+        with Client(place.store, workflows=flows.ALL, require_recovered=True) as client:
             with pytest.raises(RecoveryPending) as pending:
                 client.submit(flows.count_up, 1)
             assert pending.value.owed == JOBS - 3  # type: ignore[attr-defined]
@@ -130,7 +130,7 @@ class TestWhileRecoveryIsUnderWay:
         assert [event.type for event in job.events()][0] == "job_accepted"
 
     def test_nothing_is_claimed_not_even_by_a_claim_that_is_already_written(self, shut: Engine, place: Place) -> None:
-        with Client(str(place.store), workflows=flows.ALL) as client:
+        with Client(place.store, workflows=flows.ALL) as client:
             job = client.submit(flows.count_up, 1)
         row = place.job(job.id)
         run = fresh_run(row.job_id, row.trace_id, row.kind, RandomIds().uuid7(0))
@@ -181,7 +181,7 @@ class TestSteeringBeforeTheGate:
         probe.hold(held_at)
         engine = in_process(probe=probe)
         probe.wait_held(held_at)
-        with Client(str(place.store), workflows=flows.ALL) as client:
+        with Client(place.store, workflows=flows.ALL) as client:
             by: Any = client if through == "client" else engine
             by.job(waiting["cancel"]).cancel("no longer wanted")
             by.job(waiting["fail"]).fail("by hand")
@@ -263,7 +263,7 @@ class TestWhileRecoveryFails:
 
 def test_an_async_engine_has_the_same_gate(ids: list[str], place: Place, probe: Probe) -> None:
     async def ask() -> None:
-        engine = AsyncEngine(str(place.store), workflows=flows.ALL, gate_timeout_seconds=0.1)
+        engine = AsyncEngine(place.store, workflows=flows.ALL, gate_timeout_seconds=0.1)
         engine.probe = probe
         async with engine:
             try:

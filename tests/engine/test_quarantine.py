@@ -87,7 +87,7 @@ class TestAtRecovery:
         engine = in_process(lease_seconds=0.5)
         bad_row(place, ids[3])
         place.damage("UPDATE jobs SET state = 'running' WHERE job_id = ?", ids[3])
-        with Client(str(place.store)) as client:
+        with Client(place.store) as client:
             release_job(client.core, JobId(ids[3]), by="ann")
         assert engine.job(ids[3], type=int).result(timeout_seconds=60) == 9
         [told] = place.events("row_released")
@@ -100,7 +100,7 @@ class TestAtRecovery:
         place.damage("UPDATE jobs SET state = 'no such state' WHERE job_id = ?", ids[3])
         engine = in_process(lease_seconds=0.5)
         bad_row(place, ids[3])
-        with Client(str(place.store)) as client:
+        with Client(place.store) as client:
             release_job(client.core, JobId(ids[3]), by="ann")
         place.eventually(lambda: len(place.events("row_quarantined")) == 2, "it is set aside again")
         assert engine.health()["ok"]
@@ -134,7 +134,7 @@ class TestAtRecovery:
         assert bad_row(place, ids[3]).code == "no_run"
 
     @pytest.mark.parametrize(
-        "column", ["trace_id = ''", "attempt = -7", "begun = 0", "max_stalls = 0", "metrics = '{'"]
+        "column", ["trace_id = ''", "attempt = -7", "begun = false", "max_stalls = 0", "metrics = '{'"]
     )
     def test_whatever_else_is_wrong_with_a_row_the_others_go_on(
         self, in_process: Start, place: Place, ids: list[str], column: str
@@ -167,7 +167,7 @@ class TestAtPolicy:
 class TestAtClaim:
     def queued(self, place: Place) -> list[str]:
         """Jobs that wait in line, stored while no engine runs."""
-        with Client(str(place.store), workflows=flows.ALL) as client:
+        with Client(place.store, workflows=flows.ALL) as client:
             return [job.id for job in client.submit_many([flows.count_up.bind(n) for n in range(JOBS)])]
 
     @pytest.fixture
@@ -237,7 +237,7 @@ class TestAtClaim:
         engine = in_process()
         bad_row(place, line[3])
         place.damage("UPDATE jobs SET on_stall = 'hold' WHERE job_id = ?", line[3])
-        with Client(str(place.store)) as client:
+        with Client(place.store) as client:
             release_job(client.core, JobId(line[3]), by="ann")
         assert engine.job(line[3], type=int).result(timeout_seconds=60) == 3
         place.assert_sound()
@@ -263,7 +263,7 @@ class TestWhileItRuns:
         self, in_process: Start, place: Place
     ) -> None:
         in_process().stop()
-        with Client(str(place.store), workflows=flows.ALL) as client:
+        with Client(place.store, workflows=flows.ALL) as client:
             calls = [flows.count_up.bind(n).options(delay_seconds=3600, deadline_seconds=0.001) for n in range(3)]
             ids = [job.id for job in client.submit_many(calls)]
         place.damage("UPDATE jobs SET on_stall = 'perhaps' WHERE job_id = ?", ids[1])

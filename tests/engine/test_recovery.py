@@ -104,7 +104,7 @@ class TestWhatItFinds:
         assert doubts == {held: ["hold#0"], waits: []}
 
     def test_clients_are_not_judged(self, in_process: Start, place: Place, ids: list[str]) -> None:
-        with Client(str(place.store), workflows=flows.ALL) as client:
+        with Client(place.store, workflows=flows.ALL) as client:
             client.submit(flows.count_up, 1)
             in_process()
             place.ended(JOBS + 1)
@@ -185,7 +185,7 @@ class TestAnOperatorsWord:
         owner = living("health")["engine_id"]
         flows.doors["hold"].open()
         in_process(lease_seconds=0.5)
-        with Client(str(place.store)) as client:
+        with Client(place.store) as client:
             fence_engine(client.core, EngineId(owner), by="ann", force=True)
         place.eventually(lambda: living("health")["fenced_times"] == 1, "it learns")
         living("open", door="hold")
@@ -200,6 +200,7 @@ class TestAnOperatorsWord:
         place.assert_sound()
 
 
+@pytest.mark.sqlite_file("copies the file")
 def test_a_store_copied_while_an_engine_lives_is_nobodys(in_process: Start, place: Place, tmp_path: Path) -> None:
     """The copy's rows name an engine that lives elsewhere: with the lock files copied too, their locks are free."""
     living = place.engine()

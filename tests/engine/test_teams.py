@@ -96,7 +96,7 @@ class TestTurns:
         return [keys[event.job_id] for event in place.events("run_started") if event.job_id]  # type: ignore[index]
 
     def test_no_partition_key_starves_another(self, in_process: Start, place: Place, known: None) -> None:
-        with Client(str(place.store), workflows=flows.ALL) as client:
+        with Client(place.store, workflows=flows.ALL) as client:
             many = [flows.count_up.bind(n).options(partition_key="many") for n in range(30)]
             few = [flows.count_up.bind(n).options(partition_key=key) for key in ("few", "one") for n in range(2)]
             client.submit_many([*many, *few[:-1], flows.count_up.bind(1)])
@@ -109,7 +109,7 @@ class TestTurns:
         place.assert_sound()
 
     def test_turns_are_those_of_the_store_not_of_one_engine(self, in_process: Start, place: Place, known: None) -> None:
-        with Client(str(place.store), workflows=flows.ALL) as client:
+        with Client(place.store, workflows=flows.ALL) as client:
             keyed = [flows.three.bind(n).options(partition_key=key) for key in ("a", "b", "c") for n in range(3)]
             client.submit_many(keyed)
         for number in range(1, 4):
@@ -124,7 +124,7 @@ class TestTurns:
     def test_priority_comes_before_turns_and_the_queue_s_before_the_job_s(
         self, in_process: Start, place: Place, known: None
     ) -> None:
-        with Client(str(place.store), workflows=flows.ALL) as client:
+        with Client(place.store, workflows=flows.ALL) as client:
             last = client.submit(flows.count_up, 0, priority=9, queue="low", partition_key="x")
             usual = [client.submit(flows.count_up, n, partition_key="a") for n in range(2)]
             turn = client.submit(flows.count_up, 3, partition_key="b")
@@ -161,7 +161,7 @@ class TestSteering:
         both = [place.engine(slots=2) for _ in range(2)]
         both[0]("submit", kind="three", numbers=[0, 1, 2, 3], queue="gpu")
         place.eventually(lambda: len(place.jobs(JobState.RUNNING)) == 4, "all run")
-        with Client(str(place.store), workflows=flows.ALL) as client:
+        with Client(place.store, workflows=flows.ALL) as client:
             client.core.pause_queue("gpu", by="ann")
             held = [client.submit(flows.count_up, n, queue="gpu") for n in range(3)]
             free = client.submit(flows.count_up, 9)
@@ -194,7 +194,7 @@ class TestSteering:
         place.eventually(lambda: slow.health()["ok"], "the gate opens")
         probe.hold("before_commit")
         probe.wait_held("before_commit")
-        with Client(str(place.store), workflows=flows.ALL) as client:
+        with Client(place.store, workflows=flows.ALL) as client:
             job = client.submit(flows.count_up, 1, queue="gpu")
             place.eventually(lambda: slow._engine and slow._engine.claiming, "the claim is decided")
             client.core.pause_queue("gpu", by="ann")

@@ -7,7 +7,6 @@ test did, ``relight verify`` must find nothing wrong with its store afterwards.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import Counter
@@ -15,6 +14,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
+
+from tests.stores import new_store
 
 from relight import Client, Engine, Job
 from relight.authoring.outside import engine_stopped
@@ -94,18 +95,6 @@ class Probe:
             assert self._changed.wait_for(lambda: name in self._held and self._waiting[name] > 0, PATIENCE_SECONDS), (
                 name
             )
-
-
-def new_store(folder: Path) -> str:
-    """Return the address of a store that is not there yet: a file in a folder, or a schema on a PostgreSQL server.
-
-    The second where ``RELIGHT_TEST_STORE=postgresql`` is set: so all these tests run on it.
-    """
-    if os.environ.get("RELIGHT_TEST_STORE") != "postgresql":
-        return str(folder / "jobs.db")
-    from tests.postgres import new_schema
-
-    return new_schema()
 
 
 class Rig:

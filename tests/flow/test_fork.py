@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.flow.kit import Rig
+from tests.stores import new_store
 
 from relight import (
     AsyncEngine,
@@ -351,7 +352,7 @@ def test_edited_arguments_stop_the_fork_where_a_step_taken_over_gets_them(rig: R
 
 def test_async_handles_fork_too(tmp_path: Path) -> None:
     async def use() -> None:
-        async with AsyncEngine(str(tmp_path / "jobs.db"), workflows=[three], durability="process") as engine:
+        async with AsyncEngine(new_store(tmp_path), workflows=[three], durability="process") as engine:
             job = await engine.submit(three, 1)
             assert await job.result(timeout_seconds=20) == 4
             fork = await job.fork(from_step="note#2", by="ann")

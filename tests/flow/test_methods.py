@@ -116,6 +116,7 @@ def everything(rig: Rig) -> bytes:
     return b"".join(path.read_bytes() for path in rig.folder.glob("jobs.db*") if path.is_file())
 
 
+@pytest.mark.sqlite_file("looks for text in the file")
 @COLOURS
 def test_hashed_inputs_are_nowhere_in_the_store_and_a_mismatch_is_still_told(rig: Rig, colour: str) -> None:
     said = ["the secret plan", "another plan"]

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import apsw
 import pytest
 from tests.flow.kit import Rig, wait_for
+from tests.stores import change_behind
 
 from relight import current_step, sleep, step, wait_signal, workflow
 from relight.errors import InvalidArgument, JobFailed, StepFailed
@@ -495,10 +495,7 @@ def test_a_record_that_is_refused_while_its_run_stands_is_told_to_the_job_and_do
     failed = rig.start(job).submit(job)
     wait_for(inside)
     rig.until_recorded(failed, "work#0", "running")
-    db = apsw.Connection(rig.path)
-    db.set_busy_timeout(5000)
-    db.execute("UPDATE steps SET state = 'completed', ended_at = 1 WHERE job_id = ?", (failed.id,))
-    db.close()
+    change_behind(rig.path, "UPDATE steps SET state = 'completed', ended_at = 1 WHERE job_id = ?", (failed.id,))
     go.set()
     with pytest.raises(JobFailed, match=r"work#0 was not recorded"):
         failed.result(timeout_seconds=10)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import apsw
 import pytest
 from tests.flow.kit import Rig, eventually, wait_for
+from tests.stores import change_behind
 
 from relight import Job, ask, parallel, sleep, start, step, wait_signal, workflow
 from relight.engine.operator import release_job
@@ -110,11 +110,7 @@ def shut() -> None:
 
 
 def damage(rig: Rig, sql: str, *values: object) -> None:
-    db = apsw.Connection(rig.path)
-    db.set_busy_timeout(10_000)
-    db.execute(sql, values)
-    assert db.changes() == 1
-    db.close()
+    assert change_behind(rig.path, sql, values) == 1
 
 
 def crash_in_the_middle(rig: Rig) -> tuple[Job[int], Job[int], Job[int]]:

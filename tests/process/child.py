@@ -78,7 +78,7 @@ class Orders:
     """One method for each order; its result is the answer."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        flows.witness.path = Path(options.pop("witness"))
+        flows.witness.path, flows.witness.store = Path(options.pop("witness")), options["store"]
         for door in options.pop("doors_open", ()):
             flows.doors[door].open()
         self.probes = Probes()

@@ -15,15 +15,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import apsw
 import msgspec
 from tests.process.flows import Witness
+from tests.stores import change_behind, new_store
 
 from relight import errors
 from relight.model import EngineRecord, EventRecord, JobRecord, JobState, RecoveryRecord
 from relight.recorder.verify import verify_store
+from relight.store.open import store_at
 from relight.store.reads import EventFilter, JobFilter, Reads
-from relight.store.sqlite import SqliteStore
+from relight.store.store import Store
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = float(os.environ.get("RELIGHT_TEST_PATIENCE", "60"))
@@ -150,17 +151,17 @@ class Place:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.store = folder / "relight.db"
+        self.store = new_store(folder, "relight.db")
         self.witness = Witness()
         self.witness.path = folder / "witness"
         self._children: list[Child] = []
-        self._open: SqliteStore | None = None
+        self._open: Store | None = None
 
     # processes
 
     def child(self, **options: Any) -> Child:
         """Start a process with an engine that is not started yet."""
-        child = Child({"store": str(self.store), "witness": str(self.witness.path), **options})
+        child = Child({"store": self.store, "witness": str(self.witness.path), **options})
         self._children.append(child)
         return child
 
@@ -190,7 +191,7 @@ class Place:
     @contextmanager
     def reading(self) -> Iterator[Reads]:
         if self._open is None:
-            self._open = SqliteStore(self.store, durability="process")
+            self._open = store_at(self.store, durability="process")
             self._open.open(create=False)
         with self._open.reading() as reads:
             yield reads
@@ -231,14 +232,7 @@ class Place:
 
     def damage(self, sql: str, *values: object) -> None:
         """Change rows behind everybody's back, as a bad disk or a bad hand does. The damage must be done to something."""
-        db = apsw.Connection(str(self.store))
-        try:
-            db.set_busy_timeout(10_000)
-            db.execute("PRAGMA foreign_keys = OFF")
-            db.execute(sql, values)
-            assert db.changes() > 0, f"nothing was damaged by {sql}"
-        finally:
-            db.close()
+        assert change_behind(self.store, sql, values) > 0, f"nothing was damaged by {sql}"
 
     def eventually(self, check: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS) -> Any:
         """Look again and again until a check gives something true, and return that."""
@@ -259,7 +253,7 @@ class Place:
         if self._open is not None:
             self._open.close()
             self._open = None
-        found = [finding for finding in verify_store(str(self.store)).findings if finding.invariant not in but]
+        found = [finding for finding in verify_store(self.store).findings if finding.invariant not in but]
         assert not found, "\n".join(map(str, found[:20]))
 
 

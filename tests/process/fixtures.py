@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.process import flows
 from tests.process.children import Place, crashed
+from tests.stores import on_postgresql
 
 from relight import Engine
 
@@ -17,7 +18,7 @@ from relight import Engine
 def place(tmp_path: Path) -> Iterator[Place]:
     """An empty place; every process that a test starts on it has ended when the test has."""
     made = Place(tmp_path)
-    flows.witness.path = made.witness.path
+    flows.witness.path, flows.witness.store = made.witness.path, made.store
     for door in flows.doors.values():
         door.shut()
     yield made
@@ -33,7 +34,7 @@ def in_process(place: Place) -> Iterator[Callable[..., Engine]]:
 
     def start(*, probe: Callable[[str], None] | None = None, **options: Any) -> Engine:
         options.setdefault("workflows", flows.ALL)
-        engine = Engine(str(place.store), **options)
+        engine = Engine(place.store, **options)
         engine.probe = probe
         started.append(engine)
         return engine.start()
@@ -51,6 +52,11 @@ def wreck(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, str, int]
     made: dict[tuple[str, int], tuple[Place, list[str]]] = {}
 
     def copy(folder: Path, kind: str, numbers: int) -> tuple[Place, list[str]]:
+        if on_postgresql():  # a server's schema is not copied
+            place = Place(folder)
+            ids = crashed(place, kind, numbers)
+            place.close()
+            return place, ids
         if (kind, numbers) not in made:
             original = Place(tmp_path_factory.mktemp("wreck"))
             ids = crashed(original, kind, numbers)

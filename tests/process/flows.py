@@ -13,9 +13,10 @@ import threading
 from collections import Counter
 from pathlib import Path
 
-import apsw
-
 from relight import Retry, ask, current_step, sleep, step, wait_signal, workflow
+from relight.model import JobState
+from relight.store.open import store_at
+from relight.store.reads import JobFilter
 
 
 class Witness:
@@ -23,6 +24,7 @@ class Witness:
 
     def __init__(self) -> None:
         self.path: Path | None = None
+        self.store = ""
 
     def note(self, what: str, n: int) -> None:
         assert self.path is not None, "this process was not given a witness file"
@@ -196,11 +198,14 @@ async def held_three(n: int) -> int:
 
 def wait_until_begun(name: str) -> None:
     """Wait until the record that a step began is on disk: it rides along with a later commit."""
-    assert witness.path is not None
-    db = apsw.Connection(str(witness.path.with_name("relight.db")), flags=apsw.SQLITE_OPEN_READONLY)
+    store = store_at(witness.store)
+    store.open(create=False)
     clock = threading.Event()
-    while not db.execute("SELECT 1 FROM steps WHERE name = ? AND state = 'running'", (name,)).get:
-        clock.wait(0.005)
+    while not clock.wait(0.005):
+        with store.reading() as reads:
+            running = [job.job_id for job in reads.jobs(JobFilter(states=(JobState.RUNNING,), limit=0))]
+            if any(step.name == name and step.state == "running" for step in reads.steps_of(running)):
+                return
 
 
 @step

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.flow.kit import eventually
+from tests.stores import new_store
 
 from relight import Engine, external, workflow
 from relight.model import JobState
@@ -38,7 +39,7 @@ def completed(engine: Engine) -> int:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("number", [300, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_each_token_that_two_clients_race_for_is_completed_exactly_once(tmp_path: Path, number: int) -> None:
-    store, file = str(tmp_path / "jobs.db"), tmp_path / "tokens.txt"
+    store, file = new_store(tmp_path), tmp_path / "tokens.txt"
     with Engine(store, workflows=[waits], durability="process", suspend_after_seconds=0, slots=1000) as engine:
         jobs = engine.submit_many(waits.bind(n) for n in range(number))
         eventually(lambda: put_away(engine, number), "all wait", seconds=PATIENCE_SECONDS)

@@ -29,7 +29,8 @@ from relight.core.flow import digest
 from relight.ids import EngineId, JobId, RandomIds, RunId, StepKey
 from relight.model import Actor, EngineState, JobRecord, JobState, QueueRecord, StepKind, StepState, Verdict
 from relight.store.journal import Journal
-from relight.store.sqlite.store import SqliteStore
+from relight.store.open import store_at
+from relight.store.store import Store
 
 START_MS = 1_750_000_000_000
 ANN = Who(Actor.HUMAN, "ann")
@@ -411,16 +412,16 @@ class Engine(Writer):
 
 @dataclass
 class World:
-    """One store file, and everything that writes to it."""
+    """One store, and everything that writes to it."""
 
-    path: Path
-    store: SqliteStore = field(init=False)
+    path: str | Path
+    store: Store = field(init=False)
     clock: StepClock = field(default_factory=StepClock)
     ids: RandomIds = field(default_factory=lambda: RandomIds(random.Random(7).randbytes))
     after_batch: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
-        self.store = SqliteStore(self.path, durability="process")
+        self.store = store_at(str(self.path), durability="process")
         self.store.open(create=True)
 
     def close(self) -> None:

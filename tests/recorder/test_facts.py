@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import apsw
 import msgspec
 import pytest
 from tests.recorder.build import ANN, Engine, World
+from tests.stores import change_behind, new_store
 
 from relight.core.commands import Command, JobRef
 from relight.core.commands import engines as ce
@@ -46,7 +46,7 @@ class Counted:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path / "jobs.db")
+    made = World(new_store(tmp_path))
     yield made
     made.close()
 
@@ -172,8 +172,7 @@ class TestOneJob:
 
 
 def damage(world: World, sql: str, *values: object) -> None:
-    with apsw.Connection(str(world.path)) as db:
-        db.execute(sql, values)
+    change_behind(str(world.path), sql, values)
 
 
 class TestChildren:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from tests.recorder.build import World
+from tests.stores import new_store
 
 from relight.errors import StorageUnavailable
 from relight.recorder.follow import follow
@@ -13,7 +14,7 @@ from relight.store.reads import EventFilter
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path / "world.db")
+    world = World(new_store(tmp_path))
     yield world
     world.close()
 

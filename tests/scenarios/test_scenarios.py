@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tests.scenarios.harness import DATA, Crashes, expected, read_expected, run_undisturbed
 from tests.scenarios.script import Scenario
+from tests.stores import new_store
 
 GROUPS = (
     "steps",
@@ -58,7 +59,7 @@ def test_there_are_enough_of_them_and_a_file_for_each() -> None:
 
 @pytest.mark.parametrize(("group", "scenario"), table(bugs=True))
 def test_undisturbed(group: str, scenario: Scenario, tmp_path: Path) -> None:
-    told = run_undisturbed(scenario, str(tmp_path / "jobs.db"))
+    told = run_undisturbed(scenario, new_store(tmp_path))
     assert told == expected(group, scenario, told)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from tests.flow.kit import eventually
 from tests.postgres import Server
 
 from relight.conformance.world import World
@@ -17,7 +18,7 @@ from relight.store.open import store_at
 from relight.store.postgres import PostgresStore
 from relight.store.postgres.connect import place_of, split_address
 from relight.store.reads import EventFilter
-from relight.store.store import OutcomeUnknown
+from relight.store.store import Batch, OutcomeUnknown
 
 
 @pytest.fixture
@@ -35,7 +36,8 @@ def admin(postgres: Server, database: str) -> Any:
 
 
 def test_an_address_names_its_schema_and_hides_its_password() -> None:
-    info, schema = split_address("postgresql://ann:secret@db.example:5433/app?schema=jobs&sslmode=require")
+    info, schema, notifies = split_address("postgresql://ann:secret@db.example:5433/app?schema=jobs&sslmode=require")
+    assert notifies and not split_address("postgresql://localhost/app?notify=off")[2]
     assert schema == "jobs" and "schema" not in info and "sslmode=require" in info
     assert place_of(info, schema) == "postgresql://ann@db.example:5433/app?schema=jobs"
 
@@ -209,7 +211,14 @@ def test_a_connection_that_is_cut_leaves_an_unknown_outcome_that_the_batch_numbe
         assert world.event_types(command.job_id) == ["job_accepted"]
 
 
-def test_a_deadlock_is_sent_again(address: str, postgres: Server, database: str) -> None:
+def waits_for_a_lock(admin: Any, server_pid: int) -> bool:
+    row = admin.execute(
+        "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s", (server_pid,)
+    ).fetchone()
+    return bool(row[0])
+
+
+def test_a_deadlock_is_sent_again(address: str, postgres: Server, database: str, admin: Any) -> None:
     with World(lambda: PostgresStore(address, durability="process")) as world:
         one, two = world.open_engine("one"), world.open_engine("two")
         jobs = sorted((one.submit(), one.submit()), key=lambda job: job.job_id)
@@ -218,14 +227,40 @@ def test_a_deadlock_is_sent_again(address: str, postgres: Server, database: str)
             other.execute("SELECT 1 FROM relight.jobs WHERE job_id = %s FOR UPDATE", (jobs[1].job_id,))
             store = two.journal._store
             assert isinstance(store, PostgresStore)
-            store._connection().execute("SET deadlock_timeout = '5ms'")
-            done = threading.Thread(target=lambda: two.do(*(two.claiming(job) for job in jobs)))
+            writer = store._connection()
+            writer.execute("SET deadlock_timeout = '100ms'")
+            done = threading.Thread(target=lambda: two.do(*(two.signal_command(job, "go") for job in jobs)))
             done.start()
+            eventually(
+                lambda: waits_for_a_lock(admin, writer.info.backend_pid), "it holds one job and waits for the other"
+            )
             other.execute("SELECT 1 FROM relight.jobs WHERE job_id = %s FOR UPDATE", (jobs[0].job_id,))
             other.rollback()
             done.join(20)
             assert not done.is_alive()
-        assert {world.job(job).state for job in jobs} == {"running"}
+        assert [len(world.snapshot(job).signals) for job in jobs] == [1, 1]
+
+
+def test_a_claim_does_not_wait_for_a_job_that_somebody_holds_and_the_lost_are_named(
+    address: str, postgres: Server, database: str
+) -> None:
+    with World(lambda: PostgresStore(address, durability="process")) as world:
+        one, two = world.open_engine("one"), world.open_engine("two")
+        jobs = [one.submit() for _ in range(40)]
+        taken, held = jobs[::4], jobs[1::4]
+        one.do(*(one.claiming(job) for job in taken))
+        store = two.journal._store
+        sent: list[Batch] = []
+        apply = store.apply
+        store.apply = lambda batch: (sent.append(batch), apply(batch))[1]  # type: ignore[method-assign,func-returns-value]
+        with psycopg.connect(postgres.address(database)) as other:
+            locked = [job.job_id for job in held]
+            other.execute("SELECT 1 FROM relight.jobs WHERE job_id = ANY (%s) FOR NO KEY UPDATE", (locked,))
+            outcomes = two.outcomes(*(two.claiming(job) for job in jobs))
+        assert [error is not None for error in outcomes] == [job in taken or job in held for job in jobs]
+        assert len(sent) == 2, "not by halves"
+        assert all(world.job(job).state == "queued" for job in held)
+        assert two.outcomes(*(two.claiming(job) for job in held)) == [None] * len(held)
 
 
 def test_a_watcher_sees_each_commit_and_survives_its_connection(address: str, admin: Any) -> None:

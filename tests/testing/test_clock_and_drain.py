@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.flow.kit import eventually
+from tests.stores import new_store
 
 from relight import AsyncEngine, Client, Engine, Queue, Rate, ask, now, sleep, start, step, wait_signal, workflow
 from relight.errors import BlockingCall, InvalidArgument, WaitTimeout
@@ -27,14 +28,14 @@ def engine(tmp_path: Path) -> Iterator[Start]:
     engines: list[Engine] = []
 
     def begin(*workflows: Any, **options: Any) -> Engine:
-        started = Engine(str(tmp_path / "jobs.db"), workflows=workflows, durability="process", **options).start()
+        started = Engine(new_store(tmp_path), workflows=workflows, durability="process", **options).start()
         engines.append(started)
         return started
 
     yield begin
     for each in engines:
         each.stop(drain_seconds=2)
-    assert verify_store(str(tmp_path / "jobs.db")).findings == ()
+    assert verify_store(new_store(tmp_path)).findings == ()
 
 
 @workflow
@@ -220,7 +221,7 @@ class TestDrain:
 
     def test_jobs_that_another_client_submits_are_seen(self, engine: Start, tmp_path: Path) -> None:
         running = engine(naps)
-        with Client(str(tmp_path / "jobs.db"), workflows=[naps]) as client:
+        with Client(new_store(tmp_path), workflows=[naps]) as client:
             job = client.submit(naps, 0)
             drain(running)
             assert job.state() is JobState.COMPLETED
@@ -240,13 +241,13 @@ class TestDrain:
 
     def test_an_engine_that_is_not_started_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(InvalidArgument, match="not started"):
-            drain(Engine(str(tmp_path / "x.db")))
+            drain(Engine(new_store(tmp_path, "x.db")))
         with pytest.raises(InvalidArgument, match="timeout_seconds="):
-            drain(Engine(str(tmp_path / "x.db")), timeout_seconds=-1)
+            drain(Engine(new_store(tmp_path, "x.db")), timeout_seconds=-1)
 
     def test_async_engines_are_drained_in_a_thread(self, tmp_path: Path) -> None:
         async def inside() -> JobState:
-            async with AsyncEngine(str(tmp_path / "a.db"), workflows=[naps_async], clock=ManualClock()) as running:
+            async with AsyncEngine(new_store(tmp_path, "a.db"), workflows=[naps_async], clock=ManualClock()) as running:
                 job = await running.submit(naps_async, 3600)
                 with pytest.raises(BlockingCall, match=r"to_thread\(drain"):
                     drain(running)
@@ -278,7 +279,7 @@ def test_time_is_skipped_until_a_rate_leaves_room(tmp_path: Path) -> None:
 
     clock = ManualClock()
     queue = Queue("slow", rate=Rate(1, per_seconds=3600))
-    with Engine(str(tmp_path / "jobs.db"), workflows=[limited], queues=[queue], clock=clock) as engine:
+    with Engine(new_store(tmp_path), workflows=[limited], queues=[queue], clock=clock) as engine:
         began = clock.now()
         jobs = [engine.submit(limited, queue="slow") for _ in range(3)]
         drain(engine)

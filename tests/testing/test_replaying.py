@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from tests.stores import new_store
 
 from relight import Engine, Secret, ask, cleanup, now, parallel, rng, sleep, start, step, uuid7, wait_signal, workflow
 from relight.cli.main import cli
@@ -100,7 +101,7 @@ def history(tmp_path: Path) -> History:
 
     def make(flow: Any, *args: Any) -> Path:
         file = tmp_path / f"{flow.kind}.json"
-        with Engine(str(tmp_path / "jobs.db"), workflows=FLOWS, durability="process") as engine:
+        with Engine(new_store(tmp_path), workflows=FLOWS, durability="process") as engine:
             job = engine.submit(flow, *args)
             if flow is everything:
                 job.signal("word", "so", by="ben")
@@ -108,7 +109,7 @@ def history(tmp_path: Path) -> History:
                 job.answer("approve", by="ann")
             drain(engine)
         said = CliRunner().invoke(
-            cli, ["export", job.id, "-o", str(file), "--store", str(tmp_path / "jobs.db")], prog_name="relight"
+            cli, ["export", job.id, "-o", str(file), "--store", new_store(tmp_path)], prog_name="relight"
         )
         assert said.exit_code == 0, said.output
         called.clear()
@@ -270,7 +271,7 @@ class TestExport:
 
     def test_without_a_file_it_is_printed_as_one_object(self, history: History, tmp_path: Path) -> None:
         file = history(waits, 1)
-        store = ["--store", str(tmp_path / "jobs.db")]
+        store = ["--store", new_store(tmp_path)]
         said = CliRunner().invoke(cli, ["export", "@last", *store], prog_name="relight")
         assert json.loads(said.stdout) == json.loads(file.read_text())
         said = CliRunner().invoke(cli, ["export", "nobody", *store], prog_name="relight")

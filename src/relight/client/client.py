@@ -25,6 +25,7 @@ from relight.model import Delivery, JobInfo, JobState, OnStall
 from relight.settings import resolve
 from relight.store.open import store_at
 from relight.store.store import Probe, Store
+from relight.store.time import clock_of
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -68,7 +69,7 @@ class _Opened:
         return Core(
             store,
             self._registry,
-            self._clock,
+            clock_of(store, self._clock),
             self._ids,
             actor=self._actor,
             require_recovered=self._require_recovered,

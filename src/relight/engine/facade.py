@@ -148,8 +148,8 @@ class _Host(_Opened):
         engine_started(self)
 
     def _begin_incarnation(self, store: Store) -> None:
-        ports = Ports(store, self._clock, self._ids, self.probe or (lambda name: None))
         core = self.core
+        ports = Ports(store, core.clock, self._ids, self.probe or (lambda name: None))
         engine = Incarnation(
             ports,
             self._settings,

@@ -23,6 +23,7 @@ from relight.proof.lockfile import LockFile
 from relight.settings import Settings
 from relight.store.journal import Journal
 from relight.store.tickets import Ticket
+from relight.store.time import look_at
 
 if TYPE_CHECKING:
     from relight.engine.loop import EngineLoop
@@ -46,6 +47,7 @@ class Lease:
             self.lock.journal_alive(self.clock.mono_ms())
             if self._loop is not None:
                 self._loop.call(self._loop_is_alive)
+            look_at(self.clock)
             self.lock.beat(self.clock.now_ms())
         self._renew()
 

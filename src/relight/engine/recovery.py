@@ -46,6 +46,7 @@ from relight.proof.procfs import Host
 from relight.store.journal import Journal
 from relight.store.reads import RunningRun, Unreadable
 from relight.store.store import Store
+from relight.store.time import look_at
 
 CHUNK_MS = 50
 """A chunk is meant to take no longer than this, so that other writers of the store wait no longer."""
@@ -150,6 +151,7 @@ class Recovery:
 
     def _judge_others(self, *, at_start: bool) -> tuple[list[Fallen], list[Unreadable]]:
         """Return the engines to recover, and those that left runs and cannot be judged, because their row is unreadable."""
+        look_at(self._clock)
         self._judge.tick(self._clock.mono_ms())
         aside: list[Unreadable] = []
         with self._store.reading() as reads:

@@ -10,7 +10,8 @@
 command suffers for it.
 
 **Optimistic batches.** A batch is built as if every precondition held. When the store refuses it, it left nothing
-behind, and it is applied by halves, in order, down to the culprit, whose command alone gets the error. A store applies a
+behind, and it is applied by halves, in order, down to the culprit, whose command alone gets the error; or without the
+culprits, where the store names them. A store applies a
 batch operation by operation, not command by command; so a batch ends before a command whose job an earlier command of it
 moves: state and story then agree as if each command had been a transaction of its own.
 
@@ -65,6 +66,12 @@ class _Open(NamedTuple):
     batch: Batch
     part: list[Ticket]
     rest: list[list[Ticket]]
+
+
+def _named(part: Sequence[Ticket], refused: Refused) -> list[Ticket]:
+    """Return those of a refused batch whose rows the store names."""
+    owners = [ticket for ticket in part for row in ticket.rows if row.op == refused.op]
+    return list(dict.fromkeys(owners[place] for place in sorted(refused.places)))
 
 
 class Journal:
@@ -275,8 +282,11 @@ class Journal:
             try:
                 self._store.apply(batch)
             except Refused as refused:
-                if len(part) == 1:
-                    self._finish(part, part[0].command.refused(refused.op))
+                named = _named(part, refused)
+                if named or len(part) == 1:
+                    for ticket in named or part:
+                        self._finish([ticket], ticket.command.refused(refused.op))
+                    parts[:0] = [rest] if (rest := [t for t in part if not t.done]) else []
                 else:
                     middle = len(part) // 2
                     parts[:0] = [part[:middle], part[middle:]]

@@ -27,11 +27,15 @@ from relight.store.reads import Reads
 
 
 class Refused(Exception):
-    """A precondition of ``op`` did not hold for some row; the whole batch left nothing behind."""
+    """A precondition of ``op`` did not hold for some row; the whole batch left nothing behind.
 
-    def __init__(self, op: str) -> None:
+    ``places`` may say for which ones, counted from 0 among the rows of ``op``, whatever else is in the batch.
+    """
+
+    def __init__(self, op: str, places: frozenset[int] = frozenset()) -> None:
         super().__init__(op)
         self.op = op
+        self.places = places
 
 
 class OutcomeUnknown(StorageUnavailable):
@@ -99,10 +103,16 @@ class Store(Protocol):
         ...
 
     def watch(self) -> Callable[[], int]:
-        """Return a function that gives another number once any other connection has committed since it was last called.
+        """Return a function that gives another number soon after any other connection has committed.
+
+        At once on SQLite; on a server within a tenth of a second, sooner for what others may wait for.
 
         Each watcher is its caller's own, for one thread, and cheap enough to ask every few milliseconds.
         """
+        ...
+
+    def now_ms(self) -> int | None:
+        """Return the server's wall clock; None where the store has none but this machine's."""
         ...
 
     def tidy(self) -> None:

@@ -26,6 +26,7 @@ from relight.core.changes import (
     NoteStep,
     PutPublished,
     ReadSignal,
+    StartRun,
     UpdateStep,
 )
 from relight.core.queue_rows import QueueLimit, RateLimit, RewindRate
@@ -38,7 +39,8 @@ Statement = tuple[str, Mapping[str, object]]
 _OF_THE_RUN = (AcceptArguments, BeginStep, CopyStep, NewJob, NewToken, NoteStep, PutPublished, ReadSignal, UpdateStep)
 """Operations that name a job and need no lock on it: only the writer whose run it is does them, under its own fence."""
 
-_JOBS = {row.op: row for row in OPS if "job_id" in row.__struct_fields__ and row not in _OF_THE_RUN}
+_JOBS = {row.op: row for row in OPS if "job_id" in row.__struct_fields__ and row not in (*_OF_THE_RUN, StartRun)}
+"""Those whose jobs are locked first. Claims take what nobody else holds, when it is their turn."""
 _ENDING = {row.op: row for row in (EndJob, MoveJob)}
 _LIMITS = {row.op: row for row in (RateLimit, RewindRate)}
 _PARTS = {RateLimit.op: ("", "/2", "/3")}

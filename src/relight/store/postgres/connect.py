@@ -51,15 +51,21 @@ _SETTINGS = {
 that a scan costs nothing, and a prepared plan stays: so it is told not to."""
 
 
-def split_address(address: str) -> tuple[str, str]:
-    """Take ``schema=…`` out of an address; return what libpq understands, and the schema (``relight`` unless named)."""
+def split_address(address: str) -> tuple[str, str, bool]:
+    """Take ``schema=…`` and ``notify=on|off`` out of an address.
+
+    Returns what libpq understands, the schema (``relight`` unless named), and whether commits are announced.
+    """
     parts = urlsplit(address)
     query = parse_qsl(parts.query, keep_blank_values=True)
     schemas = [value for name, value in query if name == "schema"]
     schema = schemas[-1] if schemas else "relight"
     if not schema or "\0" in schema or len(schema.encode()) > 63 or schema.startswith("pg_"):
         raise ConfigError(f"{schema!r} is no name for a schema; give one of 1 to 63 bytes that does not begin with pg_")
-    rest = urlencode([pair for pair in query if pair[0] != "schema"])
+    notify = dict(query).get("notify", "on")
+    if notify not in ("on", "off"):
+        raise ConfigError(f"notify={notify} in the store's address: give notify=on or notify=off")
+    rest = urlencode([pair for pair in query if pair[0] not in ("schema", "notify")])
     info = urlunsplit(parts._replace(query=rest))
     try:
         conninfo.conninfo_to_dict(info)
@@ -67,7 +73,7 @@ def split_address(address: str) -> tuple[str, str]:
         raise ConfigError(
             f"this is no PostgreSQL address: {_words(error)}. Give postgresql://USER@HOST/DATABASE"
         ) from error
-    return info, schema
+    return info, schema, notify == "on"
 
 
 def place_of(info: str, schema: str) -> str:
@@ -159,7 +165,8 @@ def translate(error: psycopg.Error, place: str, *, reading: bool) -> Exception:
     if state == FENCED:
         return Fenced("this writer was declared dead or has been closed; nothing was written")
     if state == REFUSED:
-        return Refused(error.diag.message_detail or "")
+        op, _, places = (error.diag.message_detail or "").partition(":")
+        return Refused(op, frozenset(int(place) - 1 for place in places.split(",") if place))
     if state.startswith(("22", "23")) or isinstance(error, errors.CardinalityViolation):
         return Refused(f"constraint {state}: {_words(error)}")
     said: type[StorageError]

@@ -24,6 +24,7 @@ from relight.model import Durability
 from relight.store.migrate import Migration, pending, refuse_outdated
 from relight.store.postgres.batch import statements_of
 from relight.store.postgres.connect import AGAIN, connect, place_of, setting, split_address, translate, translated
+from relight.store.postgres.listening import FLOOR_MS, TOLD, Listener, channel_of, lend_listener
 from relight.store.postgres.texts import in_schema, migrations, queries, statements
 from relight.store.reads import Reads
 from relight.store.store import Batch, Capabilities, Probe
@@ -37,10 +38,9 @@ IDLE_READERS = 4
 class PostgresStore:
     """See ``relight.store.store.Store``. ``probe`` is called with the name of each durable boundary reached."""
 
-    capabilities = Capabilities(time_is_proof=True, notifies=False)
-
     def __init__(self, address: str, *, durability: Durability = "power", probe: Probe | None = None) -> None:
-        self._info, self.schema = split_address(address)
+        self._info, self.schema, notifies = split_address(address)
+        self.capabilities = Capabilities(time_is_proof=True, notifies=notifies)
         self.place = place_of(self._info, self.schema)
         self.durability: Durability = durability
         self._probe = probe
@@ -54,6 +54,8 @@ class PostgresStore:
         self._schema_number = 0
         self._settings: dict[str, object] = {}
         self._pid = 0
+        self._listener: Listener | None = None
+        self._give_back: Callable[[], None] = lambda: None
 
     def _connect(self, *, writer: bool) -> psycopg.Connection[Any]:
         return connect(self._info, self.place, self.durability, writer=writer)
@@ -171,6 +173,8 @@ class PostgresStore:
             connections = [db for db in (self._writer, *self._watchers, *self._idle) if db is not None]
             self._writer = None
             self._idle, self._watchers = [], []
+            give_back, self._listener, self._give_back = self._give_back, None, lambda: None
+        give_back()
         for db in connections:
             db.close()
 
@@ -195,6 +199,8 @@ class PostgresStore:
         """Apply one batch; see ``Store.apply``."""
         db = self._connection()
         todo = [(self._statements[name], values) for name, values in statements_of(batch, self._schema_number)]
+        if self.capabilities.notifies and not TOLD.isdisjoint(batch.rows):
+            todo.append((b"SELECT pg_notify(%(channel)s, '')", {"channel": channel_of(self.schema)}))
         if self._probe is not None:
             self._probe("before_commit")
         for left in reversed(range(TRIES)):
@@ -239,6 +245,12 @@ class PostgresStore:
             text = "INSERT INTO relight.blobs VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING"
             self._run(db, text, (blob_hash, len(content.encode()), content, now_ms))
 
+    def now_ms(self) -> int | None:
+        """Ask the server for its time; see ``Store.now_ms``."""
+        with self._lent() as db, translated(self.place, reading=True):
+            row = db.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint", prepare=True).fetchone()
+        return None if row is None else int(row[0])
+
     def tidy(self) -> None:
         """Do nothing: the server looks after its own log; see ``Store.tidy``."""
 
@@ -281,16 +293,25 @@ class PostgresStore:
                         db.rollback()
 
     def watch(self) -> Callable[[], int]:
-        """Return a number made of the server's snapshot, which changes with every commit; see ``Store.watch``.
+        """Return a number made of what was announced and, now and then, of the server's snapshot; see ``Store.watch``.
 
-        It reads no table and takes no lock. It is one of all the server's databases: that others commit looks the same.
+        The snapshot changes with every commit. It reads no table and takes no lock, and is one of all the server's
+        databases: that others commit looks the same.
         """
         held: list[psycopg.Connection[Any]] = []
         serial = [0]
+        asked_at, row, heard = 0.0, None, 0
 
         def token() -> int:
-            if self._writer is None:
+            nonlocal asked_at, row, heard
+            writer, listener = self._writer, self._listening()
+            if writer is None:
                 raise StorageUnavailable(f"{self.place} is not open", place=self.place)
+            if listener is not None:
+                heard = listener.heard(writer.info.backend_pid)
+                if listener.well and time.monotonic() - asked_at < FLOOR_MS / 1000 and serial[0] == self._opened:
+                    return hash((serial[0], row, heard))
+            asked_at = time.monotonic()
             if not held or serial[0] != self._opened or held[0].closed:
                 serial[0] = self._opened
                 old, held[:] = list(held), [self._connect(writer=False)]
@@ -300,9 +321,21 @@ class PostgresStore:
                     db.close()
             with translated(self.place, reading=True):
                 row = held[0].execute("SELECT pg_current_snapshot()::text", prepare=True).fetchone()
-            return hash((serial[0], row))
+            return hash((serial[0], row, heard))
 
         return token
+
+    def _listening(self) -> Listener | None:
+        """Return who listens for announcements, from the first question on; None where that is turned off."""
+        if not self.capabilities.notifies or self._writer is None:
+            return None
+        with self._lock:
+            if self._listener is None:
+                lent = lend_listener(self._info, self.schema, lambda: self._connect(writer=False))
+                self._listener, self._give_back = lent
+            listener = self._listener
+        listener.leave_out(self._writer.info.backend_pid)
+        return listener
 
     def health(self) -> Mapping[str, object]:
         """Return what can be said of the server; see ``Store.health``."""

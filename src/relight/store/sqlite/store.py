@@ -229,6 +229,10 @@ class SqliteStore:
         finally:
             db.close()
 
+    def now_ms(self) -> int | None:
+        """Return None: all who use a file share its machine's clock; see ``Store.now_ms``."""
+        return None
+
     def tidy(self) -> None:
         """Checkpoint the WAL when it has grown long; see ``Store.tidy``. A failed fsync surfaces here, as it must."""
         with translated(self.path, reading=False):

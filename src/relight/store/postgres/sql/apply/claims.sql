@@ -31,25 +31,31 @@ done AS (
 SELECT relight.must((SELECT count(*) FROM done) = (SELECT count(*) FROM given), 'new_jobs');
 
 -- name: start_runs
+-- Engines that look at the same moment want the same jobs. A job that another one holds is not waited for (its commit may
+-- take a disk's while): it is lost, and what is lost is named by its place, so that the others are claimed at the second go.
 WITH given AS MATERIALIZED (
   SELECT value->>0 AS job_id, value->>1 AS run_id, value->>2 AS engine_id, (value->>3)::bigint AS attempt,
-         (value->>4)::bigint AS at, value->>5 AS version, (value->>6)::bigint AS terms
-    FROM jsonb_array_elements(:rows::jsonb)),
-done AS (
-  UPDATE relight.jobs SET state = 'running', status_reason = 'claimed', claimable = false, ready_at = NULL, begun = true,
-                          run_id = r.run_id, updated_at = r.at, version = r.version
-    FROM given AS r
-   WHERE jobs.job_id = r.job_id AND (jobs.state = 'queued' AND jobs.claimable) IS TRUE
+         (value->>4)::bigint AS at, value->>5 AS version, (value->>6)::bigint AS terms, key,
+         row_number() OVER (PARTITION BY value->>0 ORDER BY key) AS nth
+    FROM jsonb_array_elements(:rows::jsonb) WITH ORDINALITY AS e (value, key)),
+mine AS MATERIALIZED (
+  SELECT r.* FROM given AS r JOIN relight.jobs ON jobs.job_id = r.job_id
+   WHERE r.nth = 1 AND (jobs.state = 'queued' AND jobs.claimable) IS TRUE
      AND jobs.attempt = r.attempt AND (NOT jobs.begun OR jobs.version IS NOT DISTINCT FROM r.version)
      AND (r.terms IS NULL
           OR r.terms = coalesce((SELECT revision FROM relight.queues WHERE queues.queue = jobs.queue), 0))
      AND (SELECT gate FROM relight.engines WHERE engine_id = r.engine_id) = 'open'
      AND NOT EXISTS (SELECT 1 FROM relight.quarantine AS q WHERE q.job_id = r.job_id AND q.released_at IS NULL)
-  RETURNING 1),
+   ORDER BY r.job_id FOR NO KEY UPDATE OF jobs SKIP LOCKED),
+done AS (
+  UPDATE relight.jobs SET state = 'running', status_reason = 'claimed', claimable = false, ready_at = NULL, begun = true,
+                          run_id = r.run_id, updated_at = r.at, version = r.version
+    FROM mine AS r WHERE jobs.job_id = r.job_id),
 started AS (
   INSERT INTO relight.runs (run_id, job_id, engine_id, attempt, state, started_at)
-  SELECT run_id, job_id, engine_id, attempt, 'running', at FROM given)
-SELECT relight.must((SELECT count(*) FROM done) = (SELECT count(*) FROM given), 'start_runs');
+  SELECT run_id, job_id, engine_id, attempt, 'running', at FROM mine)
+SELECT relight.must(lost.places IS NULL, 'start_runs:' || lost.places)
+  FROM (SELECT string_agg(key::text, ',') AS places FROM given WHERE key NOT IN (SELECT key FROM mine)) AS lost;
 
 -- name: queue_limits
 -- After the claims of this batch, under the queue's lock where the limit is one over all engines.
