@@ -53,6 +53,7 @@ class PostgresStore:
         self._opened = 0
         self._schema_number = 0
         self._settings: dict[str, object] = {}
+        self._served_by = (0, "")
         self._pid = 0
         self._listener: Listener | None = None
         self._give_back: Callable[[], None] = lambda: None
@@ -83,10 +84,14 @@ class PostgresStore:
                     "fsync": setting(db, "fsync"),
                     "full_page_writes": setting(db, "full_page_writes"),
                 }
+                served_by = db.execute(
+                    "SELECT pid, extract(epoch FROM backend_start)::text FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+                ).fetchone()
         except BaseException:  # boundary: cleaned up after, and raised again
             db.close()
             raise
-        self._writer = db
+        assert served_by is not None  # a session sees itself
+        self._writer, self._served_by = db, served_by
         self._pid = os.getpid()
         self._opened += 1
 
@@ -180,18 +185,24 @@ class PostgresStore:
 
     def reopen(self) -> None:
         """Connect the writer anew; see ``Store.reopen``. A transaction that the old connection left behind is ended first."""
-        old = self._writer
+        old, served_by = self._writer, self._served_by
         self.open(create=False)
         if old is not None:
-            self._end(old)
+            self._end(old, served_by)
 
-    def _end(self, old: psycopg.Connection[Any]) -> None:
-        """Close a connection, and wait until the server has ended what it was doing: only then is its outcome known."""
-        server_pid = old.info.backend_pid
+    def _end(self, old: psycopg.Connection[Any], served_by: tuple[int, str]) -> None:
+        """Close a connection, and wait until the server has ended what it was doing: only then is its outcome known.
+
+        Another process may have its number by now, after a restart or on a standby that was promoted: that one is spared.
+        """
         old.close()
         db = self._connection()
         with translated(self.place, reading=True):
-            db.execute("SELECT pg_terminate_backend(%s, 5000)", (server_pid,))
+            db.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                "WHERE pid = %s AND extract(epoch FROM backend_start)::text = %s",
+                served_by,
+            )
 
     # writing
 
