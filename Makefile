@@ -4,6 +4,7 @@
 PYTHON ?= python3
 JOBS ?= 2
 ARGS ?=
+STORE ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,12 +22,16 @@ help:  ## print this list
 ## the main things -----------------------------------------------------------------------------------------------------
 
 .PHONY: demo
-demo: $(READY)  ## run `relight demo`: a census of real files that survives kill -9
-	@$(BIN)/relight demo $(ARGS)
+demo: $(READY)  ## run `relight demo`: a census of real files that survives kill -9 (STORE=postgresql: there)
+	@$(if $(filter postgresql,$(STORE)),$(BIN)/python -m tests.demo_on_postgresql,$(BIN)/relight demo) $(ARGS)
 
 .PHONY: test
 test: $(READY)  ## run every test
 	@$(PYTEST) $(ARGS)
+
+.PHONY: test-postgresql
+test-postgresql: $(READY)  ## run the tests of whole jobs on PostgreSQL: the system's server, else the one of a wheel
+	@RELIGHT_TEST_STORE=postgresql $(PYTEST) -m "not slow" tests/flow $(ARGS)
 
 .PHONY: model
 model: $(READY)  ## drive the store and a naive model with 2,000 scripts of 50 steps: some six minutes

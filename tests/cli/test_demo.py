@@ -189,7 +189,7 @@ def test_a_demo_that_cannot_start_is_refused_and_leaves_nothing(tmp_path: Path) 
     for options in (
         DemoOptions(tmp_path / "missing"),
         DemoOptions(tmp_path, crashes=-1),
-        DemoOptions(tmp_path, store="postgresql:///x"),
+        DemoOptions(tmp_path, store="mysql:///x"),
         DemoOptions(tmp_path, store=str(tmp_path / "missing" / "s.db")),
         DemoOptions(tmp_path, store=str(tmp_path / "s.db"), out_folder=Path("/dev/null/x")),
     ):

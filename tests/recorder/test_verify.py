@@ -24,6 +24,8 @@ from relight.recorder import verify as module
 from relight.recorder.invariants import INVARIANTS, TOLD_AT_MOST, Findings, Report
 from relight.recorder.verify import verify, verify_store
 
+pytestmark = pytest.mark.sqlite_file("edits the file behind everybody")
+
 
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Healthy]:

@@ -37,6 +37,8 @@ from relight.store.sqlite.store import SqliteStore
 from relight.store.store import Batch
 from relight.testing import CrashRun, SimulatedCrash, corpse, crash_points, drain
 
+pytestmark = pytest.mark.sqlite_file("crash_points makes and removes a file")
+
 
 class Bank:
     """The world outside: what was charged, by key, and whose frames were unwound."""

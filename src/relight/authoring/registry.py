@@ -19,7 +19,7 @@ import msgspec
 from relight.authoring.options import check_max_stalls, check_on_stall, check_priority, queue_name
 from relight.authoring.steps import BaseStep, Step
 from relight.authoring.typerefs import UNKNOWN, KnownTypes
-from relight.authoring.workflows import AnyWorkflow, BaseWorkflow, Call, SubmitOptions, WorkflowSpec
+from relight.authoring.workflows import NO_OPTIONS, AnyWorkflow, BaseWorkflow, Call, SubmitOptions, WorkflowSpec
 from relight.clock import to_ms
 from relight.codec import Codec, CodecRegistry, canonical_hash
 from relight.core.changes import Who
@@ -332,7 +332,7 @@ def workflows_in(module: ModuleType) -> list[BaseWorkflow[..., Any]]:
 def as_call(what: Any, args: Sequence[Any], options: SubmitOptions) -> Call[Any]:
     """Return a call for what ``submit`` was given. Raises ``RegistrationError`` or ``InvalidArgument``."""
     if isinstance(what, Call):
-        if args or options != SubmitOptions():
+        if args or (options is not NO_OPTIONS and options != NO_OPTIONS):
             raise InvalidArgument("submit(call) takes no arguments beside the call: use call.options(…)")
         return what
     if isinstance(what, BaseStep):

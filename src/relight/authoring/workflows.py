@@ -119,6 +119,9 @@ class SubmitOptions:
     deadline_seconds: float | None = None
 
 
+NO_OPTIONS = SubmitOptions()
+
+
 @dataclass(frozen=True)
 class Call(Generic[R_co]):
     """A workflow with its arguments, as a value (what ``bind`` returns)."""
@@ -126,7 +129,7 @@ class Call(Generic[R_co]):
     workflow: BaseWorkflow[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    submit_options: SubmitOptions = SubmitOptions()
+    submit_options: SubmitOptions = NO_OPTIONS
 
     def options(
         self,

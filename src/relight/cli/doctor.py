@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import click
 import msgspec
@@ -21,6 +21,7 @@ from relight.cli.loading import Target, load
 from relight.cli.options import json_option, store_option
 from relight.cli.output import say, say_json, visible
 from relight.cli.queues import defined_words, in_force, operator_words, queue_object
+from relight.clock import SystemClock
 from relight.core.able import kinds_of
 from relight.core.terms import terms_of
 from relight.core.why_words import count, listed
@@ -31,7 +32,7 @@ from relight.settings import Settings, resolve
 from relight.store.open import store_at
 from relight.store.reads import Reads, Unreadable
 from relight.store.sqlite.connect import check_library
-from relight.store.sqlite.store import SqliteStore
+from relight.store.store import Store
 from relight.version import VERSION
 
 LONG_WAL_BYTES = 512 << 20
@@ -46,7 +47,7 @@ SHOWN = 20
 @store_option
 @click.pass_context
 def doctor(ctx: click.Context, module: str | None, as_json: bool, store: str | None) -> None:
-    """Look a store over: SQLite, file, settings, engines, recovery, quarantine, queues.
+    """Look a store over: database, settings, engines, recovery, quarantine, queues.
 
     With MODULE also whether its workflows and steps can be registered. Exit 1 when something is wrong.
     """
@@ -61,6 +62,11 @@ def doctor(ctx: click.Context, module: str | None, as_json: bool, store: str | N
             say(visible(text))
     if found.problems:
         ctx.exit(Exit.FAILED)
+
+
+@runtime_checkable
+class _Checked(Store, Protocol):
+    def check_integrity(self) -> list[str]: ...
 
 
 class _Doctor:
@@ -86,8 +92,9 @@ class _Doctor:
         except RelightError as error:
             self._note(error)
             return
-        assert isinstance(store, SqliteStore)
-        self._look_at_library()
+        assert isinstance(store, _Checked)
+        if not store.capabilities.time_is_proof:
+            self._look_at_library()
         self.facts["store"] = dict(store.health())
         try:
             store.open(create=False)
@@ -111,9 +118,10 @@ class _Doctor:
             self.facts["sqlite_safe"] = False
             self._note(error)
 
-    def _look_inside(self, store: SqliteStore) -> None:
-        self.facts["store"] = dict(store.health())
-        if self.facts["store"]["wal_bytes"] > LONG_WAL_BYTES:
+    def _look_inside(self, store: _Checked) -> None:
+        facts = self.facts["store"] = dict(store.health())
+        self._look_at_server(store, facts)
+        if facts.get("wal_bytes", 0) > LONG_WAL_BYTES:
             self.problems.append(
                 "the write-ahead log is long and is not being emptied: does some program keep the store open for reading?"
             )
@@ -129,9 +137,23 @@ class _Doctor:
             damage = [str(error)]
         self.facts["integrity"] = damage or "ok"
         if damage:
-            self.problems.append(f"the file is damaged: {listed(damage)}. Keep it as it is, and restore from a backup")
+            where = "store" if "postgresql" in self.facts["store"] else "file"
+            self.problems.append(
+                f"the {where} is damaged: {listed(damage)}. Keep it as it is, and restore from a backup"
+            )
 
-    def _look_at_engines(self, store: SqliteStore, reads: Reads) -> None:
+    def _look_at_server(self, store: _Checked, facts: dict[str, Any]) -> None:
+        """Note settings of a server that break promises, and how far its clock and this machine's are apart."""
+        for name in ("fsync", "full_page_writes"):
+            if facts.get(name) == "off":
+                self.problems.append(
+                    f"the server has {name} = off: a crash of its machine may lose or damage everything"
+                )
+        told = store.now_ms()
+        if told is not None:
+            facts["clock_ahead_ms"] = told - SystemClock().now_ms()
+
+    def _look_at_engines(self, store: _Checked, reads: Reads) -> None:
         self.facts["jobs"] = {str(state): n for state, n in reads.count_in_states().items()}
         aside: list[Unreadable] = []
         rows = [row for row in reads.engines_to_judge(aside=aside) if row.state is not EngineState.DEAD]
@@ -147,7 +169,7 @@ class _Doctor:
             )
         self.problems += [problem for row in rows if (problem := _trouble_of(row, locks[row.engine_id]))]
 
-    def _look_at_code(self, store: SqliteStore, reads: Reads) -> None:
+    def _look_at_code(self, store: _Checked, reads: Reads) -> None:
         """Find jobs that no live engine's code can go on with: of another version, or stopped at a mismatch."""
         aside: list[Unreadable] = []
         live = [row for row in reads.engines_to_judge(aside=aside) if row.state is EngineState.LIVE]
@@ -172,7 +194,7 @@ class _Doctor:
                 "awaiting_user, then relight why JOB"
             )
 
-    def _look_at_quarantine(self, store: SqliteStore, reads: Reads) -> None:
+    def _look_at_quarantine(self, store: _Checked, reads: Reads) -> None:
         rows = reads.quarantine()
         self.facts["quarantine"] = [records.quarantine_object(row) for row in rows]
         self.problems += [
@@ -181,7 +203,7 @@ class _Doctor:
             for row in rows[:SHOWN]
         ]
 
-    def _look_at_queues(self, store: SqliteStore, reads: Reads) -> None:
+    def _look_at_queues(self, store: _Checked, reads: Reads) -> None:
         rows = reads.queues()
         self.facts["queues"] = [queue_object(queue, reads.queue_load(queue.queue)) for queue in rows]
         self._queue_lines = [f"queue {row.queue}: {_queue_words(row)}" for row in rows]
@@ -213,11 +235,9 @@ class _Doctor:
     def lines(self) -> Iterator[str]:
         """Yield the page."""
         facts, store = self.facts, self.facts.get("store", {})
-        safe = {True: "safe", False: "UNSAFE", None: "not looked at"}[facts.get("sqlite_safe")]
-        yield f"relight {facts['relight']}, Python {facts['python']}, SQLite {store.get('sqlite', '?')} by apsw {store.get('apsw', '?')} ({safe})"
+        yield f"relight {facts['relight']}, Python {facts['python']}, {_library_words(facts)}"
         if store:
-            size = f"{store['file_bytes']:,} bytes, write-ahead log {store['wal_bytes']:,} bytes"
-            yield f"store {store['store']}: {size}, schema {store['schema']}, durability {store['durability']}"
+            yield f"store {store['store']}: {_store_words(store)}schema {store['schema']}, durability {store['durability']}"
         if "integrity" in facts:
             yield f"integrity {facts['integrity'] if facts['integrity'] == 'ok' else 'DAMAGED'}"
         yield "settings"
@@ -243,6 +263,26 @@ class _Doctor:
         if "quarantine" in facts:
             yield f"quarantine: {len(facts['quarantine']):,} jobs"
         yield from self._queue_lines
+
+
+def _library_words(facts: Mapping[str, Any]) -> str:
+    """Say which database it is, by which library, and whether that one is safe."""
+    store = facts.get("store", {})
+    if "psycopg" in store:
+        return f"PostgreSQL {store.get('postgresql', '(not reached)')} by psycopg {store['psycopg']}"
+    safe = {True: "safe", False: "UNSAFE", None: "not looked at"}[facts.get("sqlite_safe")]
+    return f"SQLite {store.get('sqlite', '?')} by apsw {store.get('apsw', '?')} ({safe})"
+
+
+def _store_words(store: Mapping[str, Any]) -> str:
+    if "file_bytes" in store:
+        return f"{store['file_bytes']:,} bytes, write-ahead log {store['wal_bytes']:,} bytes, "
+    if "synchronous_commit" not in store:
+        return ""
+    ahead = store.get("clock_ahead_ms", 0)
+    clock = f"its clock {abs(ahead):,} ms {'ahead of' if ahead > 0 else 'behind'} this machine's"
+    said = "on" if store["notify"] else "off"
+    return f"synchronous_commit {store['synchronous_commit']}, fsync {store['fsync']}, notify {said}, {clock}, "
 
 
 def _queue_words(queue: QueueRecord) -> str:

@@ -18,7 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 store_option = click.option(
     "--store",
     metavar="STORE",
-    help="A path or sqlite:///PATH; else RELIGHT_STORE, else relight.db in the current folder.",
+    help="A path, sqlite:///PATH or postgresql://…; else RELIGHT_STORE, else relight.db in the current folder.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON: one object a line for a list.")
 by_option = click.option("--by", metavar="WHO", help="Who acts, for the record; else $USER.")

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar, TypeVarTuple, overload
 
 from relight.authoring.options import Queue
 from relight.authoring.registry import Registry
-from relight.authoring.workflows import AnyWorkflow, Call, SubmitOptions
+from relight.authoring.workflows import NO_OPTIONS, AnyWorkflow, Call, SubmitOptions
 from relight.client.blocking import in_thread, refuse_on_any_loop
 from relight.client.core import Core
 from relight.client.handles import AsyncJob, Job
@@ -196,9 +196,7 @@ class Client(_Opened):
         Each call is accepted or refused for itself: when one raises, those before and after it may be stored.
         """
         refuse_on_any_loop(f"{type(self).__name__}.submit_many()", _INSTEAD)
-        done = self.core.submit_commands(
-            [self.core.submit_command(call, (), SubmitOptions()) for call in calls_of(calls)]
-        )
+        done = self.core.submit_commands([self.core.submit_command(call, (), NO_OPTIONS) for call in calls_of(calls)])
         return [Job(self.core, job_id, kind, created=created) for job_id, kind, created in done]
 
     @overload
@@ -331,7 +329,7 @@ class AsyncClient(_Opened):
     async def submit_many(self, calls: Iterable[Call[R]], /) -> list[AsyncJob[R]]:
         """Submit many jobs, in as few transactions as they fit into. See ``Client.submit_many``."""
         core = self.core
-        commands = [core.submit_command(call, (), SubmitOptions()) for call in calls_of(calls)]
+        commands = [core.submit_command(call, (), NO_OPTIONS) for call in calls_of(calls)]
         done = await in_thread(core.submit_commands, commands)
         return [AsyncJob(core, job_id, kind, created=created) for job_id, kind, created in done]
 

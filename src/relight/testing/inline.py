@@ -18,7 +18,7 @@ import msgspec
 
 from relight.authoring.registry import as_call
 from relight.authoring.resource import Resource
-from relight.authoring.workflows import Call, SubmitOptions
+from relight.authoring.workflows import NO_OPTIONS, Call
 from relight.client.blocking import refuse_on_any_loop
 from relight.client.core import Core
 from relight.client.handles import Job
@@ -97,14 +97,14 @@ def run_inline(  # type: ignore[misc]
     ``BlockingCall`` on an event loop. Cost: some 50 ms.
     """
     refuse_on_any_loop("run_inline()", "In an async test: await asyncio.to_thread(run_inline, …)")
-    call = as_call(wf, args, SubmitOptions())
+    call = as_call(wf, args, NO_OPTIONS)
     given = _Given(signals or {}, answers or {})
     with scratch_engine(call, clock or ManualClock(), replace=replace, resources=resources) as engine:
         core = engine._new_core(engine._store())
         core.store.open(create=True)
         try:
             core.open_journal()
-            job_id, kind, _ = core.submit(call, (), SubmitOptions())
+            job_id, kind, _ = core.submit(call, (), NO_OPTIONS)
             given.before(core, job_id)
         finally:
             core.close()

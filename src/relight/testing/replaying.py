@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from relight.authoring.registry import as_call
-from relight.authoring.workflows import SubmitOptions
+from relight.authoring.workflows import NO_OPTIONS
 from relight.client.blocking import refuse_on_any_loop
 from relight.core import flow as f
 from relight.core.flow import Flow
@@ -135,7 +135,7 @@ def assert_replays(workflow: Any, file: str | os.PathLike[str]) -> None:
     except OSError as error:
         raise InvalidArgument(f"{path} cannot be read: {error.strerror}") from None
     history = read_history(data, str(path))
-    call = as_call(workflow, (), SubmitOptions())
+    call = as_call(workflow, (), NO_OPTIONS)
     if call.workflow.kind != history.kind:
         raise InvalidArgument(f"{path} is the history of a {history.kind}, and this workflow is {call.workflow.kind}")
     seen = _Seen()

@@ -190,7 +190,7 @@ def run_demo(options: DemoOptions, out: TextIO) -> int:
     if options.json:
         print(msgspec.json.encode(receipt).decode(), file=out, flush=True)
         sys.stderr.writelines(f"BROKEN: {sentence}\n" for sentence in broken)
-        sys.stderr.write(f"store: {plan.orders.store}\n")
+        sys.stderr.write(f"store: {plan.place}\n")
     else:
         _print_end(plan, show, screen, render_receipt(receipt, broken))
     return 1 if broken else 0
@@ -260,6 +260,6 @@ def _print_end(plan: Plan, show: Show, screen: Screen, receipt: Iterable[str]) -
         except RelightError as error:
             screen.line(f"  no story: {error}")
     screen.line("")
-    screen.line(f"store    {plan.orders.store}")
+    screen.line(f"store    {plan.place}")
     screen.line(f"census   {plan.orders.out_folder}/census.html")
     screen.line(f"witness  {plan.orders.witness}")

@@ -1,6 +1,6 @@
-"""What the store says, read by the driver's process over a read-only connection of its own.
+"""What the store says, read by the driver's process over a connection of its own, past everything that is to be proved.
 
-Only a few columns of ``steps``, ``jobs`` and ``events`` are read, with apsw (never a second SQLite library). A
+Only a few columns of ``steps``, ``jobs`` and ``events`` are read, with apsw (never a second SQLite library) or psycopg. A
 connection lives for one question: a long reader would pin the write-ahead log. Read next: ``driver.py``.
 """
 
@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import msgspec
 
@@ -18,7 +18,7 @@ from relight.cli.demo.witness import StepId
 from relight.model import PUBLISHING_STATES, StepKind, StepState
 
 if TYPE_CHECKING:
-    import apsw
+    from relight.store.postgres import PostgresStore
 
 BUSY_MS = 10_000
 
@@ -32,8 +32,16 @@ class Tally(msgspec.Struct, frozen=True):
     events: int = 0
 
 
+class _Connection(Protocol):
+    def execute(self, sql: str, values: tuple[Any, ...] = ..., /) -> Iterable[tuple[Any, ...]]: ...
+
+
 @contextmanager
-def _reading(store: str) -> Iterator[apsw.Connection]:
+def _reading(store: str) -> Iterator[_Connection]:
+    if is_server(store):
+        with _on_server(store) as found:
+            yield found
+        return
     import apsw
 
     connection = apsw.Connection(store, flags=apsw.SQLITE_OPEN_READONLY)
@@ -45,6 +53,27 @@ def _reading(store: str) -> Iterator[apsw.Connection]:
         connection.close()
 
 
+@contextmanager
+def _on_server(address: str) -> Iterator[_Connection]:
+    from relight.store.open import store_at
+
+    server = cast("PostgresStore", store_at(address))
+    with server.looking() as look:
+
+        class Asking:
+            """Takes parameters as SQLite does."""
+
+            def execute(self, sql: str, values: tuple[Any, ...] = (), /) -> Iterable[tuple[Any, ...]]:
+                return look(sql.replace("?", "%s"), values)
+
+        yield Asking()
+
+
+def is_server(store: str) -> bool:
+    """Tell whether a store is a server's and not a file."""
+    return store.startswith(("postgresql://", "postgres://"))
+
+
 def _rows(store: str, sql: str, values: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
     with _reading(store) as connection:
         return list(connection.execute(sql, tuple(values)))
@@ -52,7 +81,11 @@ def _rows(store: str, sql: str, values: Iterable[Any] = ()) -> list[tuple[Any, .
 
 def last_seq(store: str) -> int:
     """Return the number of the newest event; 0 when there is no store yet."""
-    if not os.path.exists(store) or not _rows(store, "SELECT 1 FROM sqlite_schema WHERE name = 'events'"):
+    if is_server(store):
+        there = _rows(store, "SELECT to_regclass('events') IS NOT NULL")[0][0]
+    else:
+        there = os.path.exists(store) and _rows(store, "SELECT 1 FROM sqlite_schema WHERE name = 'events'")
+    if not there:
         return 0
     return int(_rows(store, "SELECT coalesce(max(seq), 0) FROM events")[0][0])
 
@@ -79,13 +112,10 @@ def count_events(store: str, after_seq: int, jobs: frozenset[str] | None = None)
             kinds["events"] += count
             if jobs is None or job_id in jobs:
                 kinds[kind] += count
-        doubts = (
-            "SELECT e.job_id, json_array_length(e.payload, '$.in_doubt_steps') FROM events AS e"
-            " WHERE e.seq > ? AND e.type = 'workflow_recovery'"
-        )
-        for job_id, count in connection.execute(doubts, (after_seq,)):
+        told = "SELECT job_id, payload FROM events WHERE seq > ? AND type = 'workflow_recovery'"
+        for job_id, payload in connection.execute(told, (after_seq,)):
             if jobs is None or job_id in jobs:
-                kinds["in_doubt"] += count or 0
+                kinds["in_doubt"] += len(msgspec.json.decode(payload)["in_doubt_steps"] or ())
     return Tally(kinds["workflow_recovery"], kinds["job_resumed"], kinds["in_doubt"], kinds["events"])
 
 

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from relight.cli.demo.evidence import is_server
 from relight.cli.demo.listing import Listing, checked_folder, list_tree, plan_groups, standard_library
 from relight.cli.demo.talk import Orders
-from relight.errors import InvalidArgument
+from relight.errors import ConfigError, InvalidArgument, StorageError
+from relight.store.open import store_at
 
 LAST_KILL_SHARE = 0.85
 MAX_DELAY_SECONDS = 0.015
@@ -54,6 +56,11 @@ class Plan:
     steps: int
 
     @property
+    def place(self) -> str:
+        """Where the store is, without a password."""
+        return store_at(self.orders.store).place if is_server(self.orders.store) else self.orders.store
+
+    @property
     def jobs(self) -> int:
         """Count one job for each group, and the one that merges."""
         return len(self.orders.groups) + 1
@@ -67,8 +74,8 @@ def make_plan(options: DemoOptions) -> Plan:
     listing = list_tree(folder)
     groups = plan_groups(listing)
     steps = len(listing.files) + 2 * len(groups) + 3
-    store = _store_path(options.store)
-    out_folder = (options.out_folder or store.with_name(f"{store.stem}-census")).absolute()
+    store, beside = _store_of(options.store)
+    out_folder = (options.out_folder or beside).absolute()
     try:
         out_folder.mkdir(parents=True, exist_ok=True)
         for name in ("witness.jsonl", "engine.log"):
@@ -76,7 +83,7 @@ def make_plan(options: DemoOptions) -> Plan:
     except OSError as error:
         raise InvalidArgument(f"cannot write to {out_folder}: {error.strerror}; choose another --out") from None
     orders = Orders(
-        store=str(store),
+        store=store,
         folder=folder,
         out_folder=str(out_folder),
         witness=str(out_folder / "witness.jsonl"),
@@ -96,12 +103,25 @@ def draw_kills(rng: Random, crashes: int, steps: int) -> list[Kill]:
     return [Kill(after_steps, rng.uniform(0, MAX_DELAY_SECONDS)) for after_steps in moments]
 
 
-def _store_path(store: str | None) -> Path:
+def _store_of(store: str | None) -> tuple[str, Path]:
+    """Return the store's address, and where the census goes unless somebody says so."""
+    if store == "postgresql" or (store is not None and is_server(store)):
+        address = "postgresql://" if store == "postgresql" else store
+        server = store_at(address)
+        try:
+            server.open(create=True)
+            server.close()
+        except (ConfigError, StorageError) as error:
+            raise InvalidArgument(f"no demo there: {error}", store="postgresql") from error
+        return address, Path(tempfile.mkdtemp(prefix="relight-demo-"), "census")
     if store is None:
-        return Path(tempfile.mkdtemp(prefix="relight-demo-"), "relight.db")
-    if "://" in store and not store.startswith("sqlite:///"):
-        raise InvalidArgument(f"the demo kills engines on a SQLite file; {store!r} is none", store=store)
-    path = Path(store.removeprefix("sqlite:///")).absolute()
+        path = Path(tempfile.mkdtemp(prefix="relight-demo-"), "relight.db")
+    elif "://" in store and not store.startswith("sqlite:///"):
+        raise InvalidArgument(
+            f"the demo kills engines on a SQLite file or PostgreSQL; {store!r} is neither", store=store
+        )
+    else:
+        path = Path(store.removeprefix("sqlite:///")).absolute()
     if not path.parent.is_dir():
         raise InvalidArgument(f"{path.parent} does not exist; create it or choose another --store", store=store)
-    return path
+    return str(path), path.with_name(f"{path.stem}-census")

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from zlib import crc32
 
@@ -23,6 +23,7 @@ from relight.errors import ConfigError, StorageCorrupt, StorageUnavailable
 from relight.model import Durability
 from relight.store.migrate import Migration, pending, refuse_outdated
 from relight.store.postgres.batch import statements_of
+from relight.store.postgres.checks import damage_in
 from relight.store.postgres.connect import AGAIN, connect, place_of, setting, split_address, translate, translated
 from relight.store.postgres.listening import FLOOR_MS, TOLD, Listener, channel_of, lend_listener
 from relight.store.postgres.texts import in_schema, migrations, queries, statements
@@ -53,8 +54,10 @@ class PostgresStore:
         self._opened = 0
         self._schema_number = 0
         self._settings: dict[str, object] = {}
-        self._served_by = (0, "")
         self._pid = 0
+        self._served_by: tuple[Any, ...] | None = None
+        self._left: tuple[Any, ...] | None = None
+        self._wrote_as = ""
         self._listener: Listener | None = None
         self._give_back: Callable[[], None] = lambda: None
 
@@ -77,6 +80,8 @@ class PostgresStore:
                     self._migrate(db)
                     missing, _ = self._missing(db)
                 refuse_outdated(missing, self.place)
+                served = "SELECT pid, backend_start FROM pg_catalog.pg_stat_activity WHERE pid = pg_backend_pid()"
+                served_by = db.execute(served).fetchone()
                 self._schema_number = len(migrations())
                 self._settings = {
                     "postgresql": setting(db, "server_version"),
@@ -84,13 +89,9 @@ class PostgresStore:
                     "fsync": setting(db, "fsync"),
                     "full_page_writes": setting(db, "full_page_writes"),
                 }
-                served_by = db.execute(
-                    "SELECT pid, extract(epoch FROM backend_start)::text FROM pg_stat_activity WHERE pid = pg_backend_pid()"
-                ).fetchone()
         except BaseException:  # boundary: cleaned up after, and raised again
             db.close()
             raise
-        assert served_by is not None  # a session sees itself
         self._writer, self._served_by = db, served_by
         self._pid = os.getpid()
         self._opened += 1
@@ -187,28 +188,38 @@ class PostgresStore:
         """Connect the writer anew; see ``Store.reopen``. A transaction that the old connection left behind is ended first."""
         old, served_by = self._writer, self._served_by
         self.open(create=False)
+        self._left = served_by if self._left is None else self._left
         if old is not None:
-            self._end(old, served_by)
+            old.close()
+        self._end_what_is_left()
 
-    def _end(self, old: psycopg.Connection[Any], served_by: tuple[int, str]) -> None:
-        """Close a connection, and wait until the server has ended what it was doing: only then is its outcome known.
+    def _end_what_is_left(self) -> None:
+        """Wait until the server has ended what the old connection asked for: only then is its outcome known.
 
-        Another process may have its number by now, after a restart or on a standby that was promoted: that one is spared.
+        A connection that is broken no longer knows its process, so that was asked for at its begin, with the time, since
+        numbers come again. Where a pooler is in between and there is no such process, the row that every batch of the
+        writer begins with is waited for.
         """
-        old.close()
         db = self._connection()
         with translated(self.place, reading=True):
-            db.execute(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-                "WHERE pid = %s AND extract(epoch FROM backend_start)::text = %s",
-                served_by,
-            )
+            if self._left is not None:
+                text = (
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_catalog.pg_stat_activity "
+                    "WHERE pid = %s AND backend_start = %s"
+                )
+                ended = db.execute(text, self._left).fetchone()
+                if ended is not None and not ended[0]:
+                    raise StorageUnavailable(f"{self.place} has not ended an earlier transaction yet", place=self.place)
+            text = "SELECT 1 FROM relight.engines WHERE engine_id = %s FOR NO KEY UPDATE"
+            self._run(db, text, (self._wrote_as,))
+        self._left = None
 
     # writing
 
     def apply(self, batch: Batch) -> None:
         """Apply one batch; see ``Store.apply``."""
         db = self._connection()
+        self._wrote_as = batch.writer_id
         todo = [(self._statements[name], values) for name, values in statements_of(batch, self._schema_number)]
         if self.capabilities.notifies and not TOLD.isdisjoint(batch.rows):
             todo.append((b"SELECT pg_notify(%(channel)s, '')", {"channel": channel_of(self.schema)}))
@@ -228,15 +239,24 @@ class PostgresStore:
     @staticmethod
     def _send(db: psycopg.Connection[Any], todo: list[tuple[bytes, Mapping[str, object]]]) -> None:
         """Send a transaction as one piece. An error that the server tells leaves it rolled back."""
+        failed: psycopg.Error | None = None
         try:
-            with db.pipeline():
-                cursor = db.cursor()
-                for text, values in todo:
-                    cursor.execute(text, values or None, prepare=True)
-        except psycopg.Error:
+            with db.pipeline() as pipeline:
+                try:
+                    cursor = db.cursor()
+                    for text, values in todo:
+                        cursor.execute(text, values or None, prepare=True)
+                except psycopg.Error as error:
+                    failed = error
+                    with suppress(psycopg.Error):
+                        pipeline.sync()  # what the server skipped is read, so that leaving has nothing to complain of
+        except psycopg.Error as error:
+            failed = failed or error
+        if failed is not None:
             if not db.closed:
-                db.rollback()
-            raise
+                with suppress(psycopg.Error):
+                    db.rollback()
+            raise failed
 
     def _connection(self) -> psycopg.Connection[Any]:
         if self._writer is None:
@@ -303,6 +323,24 @@ class PostgresStore:
                     with translated(self.place, reading=True):
                         db.rollback()
 
+    @contextmanager
+    def looking(self) -> Iterator[Callable[[str, tuple[Any, ...]], list[tuple[Any, ...]]]]:
+        """Lend a read-only connection for SQL that names tables without their schema; the store need not be open."""
+        db = self._connect(writer=False)
+        try:
+            with translated(self.place, reading=True):
+                path = sql.SQL("SET search_path TO {}").format(sql.Identifier(self.schema))
+                db.execute(path)
+                db.execute("SET default_transaction_read_only = on")
+                yield lambda text, values: db.execute(text.encode(), values).fetchall()
+        finally:
+            db.close()
+
+    def check_integrity(self) -> list[str]:
+        """Return what is wrong with indexes and with the guards of the log. Cost: reads each index, if there is amcheck."""
+        with self._lent() as db, translated(self.place, reading=True):
+            return damage_in(db, self.schema)
+
     def watch(self) -> Callable[[], int]:
         """Return a number made of what was announced and, now and then, of the server's snapshot; see ``Store.watch``.
 
@@ -355,6 +393,7 @@ class PostgresStore:
             "psycopg": psycopg.__version__,
             "durability": self.durability,
             "schema": self._schema_number,
+            "notify": self.capabilities.notifies,
             **self._settings,
         }
 

@@ -383,7 +383,7 @@ SELECT coalesce(json_agg(row), '[]') FROM (
 
 -- name: unnamed_heads
 -- Chain heads that nobody has named yet, on engines_unnamed.
-SELECT coalesce(json_agg(json_build_array(engine_id, head_seq, head_hash)), '[]')
+SELECT coalesce(json_agg(json_build_array(engine_id, head_seq, head_hash) ORDER BY engine_id), '[]')
   FROM relight.engines WHERE unnamed;
 
 -- name: kinds
