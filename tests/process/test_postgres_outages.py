@@ -8,8 +8,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -17,14 +19,17 @@ from tests.flow.kit import eventually
 from tests.postgres import Server
 
 from relight import Client, Engine, Job, step, workflow
+from relight.engine import incarnation
 from relight.errors import StorageUnavailable
 from relight.model import JobState
+from relight.proof.procfs import this_host
 from relight.recorder.verify import verify_store
 
 PATIENCE_SECONDS = 60.0
 GOES_ON_WITHIN_SECONDS = 5.0
 SYNCED = {"fsync": "on", "full_page_writes": "on"}
 STEPS = 4
+TwoEngines = Callable[[str, float], list[Engine]]
 
 ran: Counter[tuple[str, int]] = Counter()
 """How often each step of each job was called."""
@@ -100,12 +105,22 @@ def serving(**settings: str) -> Iterator[Server]:
         server.stop()
 
 
-def two_engines(stack: ExitStack, store: str, lease_seconds: float) -> list[Engine]:
-    ran.clear()
-    return [
-        stack.enter_context(Engine(store, workflows=[count], lease_seconds=lease_seconds, name=f"engine {n}"))
-        for n in range(2)
-    ]
+@pytest.fixture
+def two_engines(stack: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TwoEngines:
+    """Start two engines, each as on a host of its own: neither can see the other's process or lock, only its lease."""
+
+    def started(store: str, lease_seconds: float) -> list[Engine]:
+        ran.clear()
+        engines = []
+        for n in range(2):
+            host = replace(this_host(), host_id=f"host-{n}", boot_id=f"boot-{n}", name=f"host-{n}")
+            monkeypatch.setattr(incarnation, "this_host", lambda host=host: host)
+            monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / f"host-{n}"))
+            engine = Engine(store, workflows=[count], lease_seconds=lease_seconds, name=f"engine {n}")
+            engines.append(stack.enter_context(engine))
+        return engines
+
+    return started
 
 
 def seconds_until_a_job_runs(store: str, key: str) -> float:
@@ -139,16 +154,20 @@ def assert_nothing_lost_nothing_repeated(store: str, load: Load, engines: list[E
     with core.store.reading() as reads:
         states = {each.name: each.state for each in reads.engines(limit=0) if each.role == "engine"}
         stalled = [each.stalled for each in reads.recoveries()]
+        hosts = {each.host_id for each in reads.engines(limit=0) if each.role == "engine"}
+    assert hosts == {"host-0", "host-1"}
     assert states == {"engine 0": "live", "engine 1": "live"}, "somebody was declared dead"
     assert not any(stalled)
     report = verify_store(store)
     assert report.ok, report.findings[:10]
 
 
-def test_a_server_that_is_stopped_five_times_under_load_loses_and_repeats_nothing(stack: ExitStack) -> None:
+def test_a_server_that_is_stopped_five_times_under_load_loses_and_repeats_nothing(
+    stack: ExitStack, two_engines: TwoEngines
+) -> None:
     server = stack.enter_context(serving())
     store = server.address(server.new_database())
-    engines = two_engines(stack, store, lease_seconds=30)
+    engines = two_engines(store, 30)
     took = []
     with Load(store, "load") as load:
         for n in range(5):
@@ -164,11 +183,11 @@ def test_a_server_that_is_stopped_five_times_under_load_loses_and_repeats_nothin
     ("lease_seconds", "away_seconds"), [(2, 5), pytest.param(30, 40, marks=pytest.mark.slow)], ids=["short", "whole"]
 )
 def test_an_outage_longer_than_a_lease_makes_nobody_declare_anybody_dead(
-    stack: ExitStack, lease_seconds: float, away_seconds: float
+    stack: ExitStack, two_engines: TwoEngines, lease_seconds: float, away_seconds: float
 ) -> None:
     server = stack.enter_context(serving())
     store = server.address(server.new_database())
-    engines = two_engines(stack, store, lease_seconds)
+    engines = two_engines(store, lease_seconds)
     with Load(store, "load") as load:
         load.goes_on()
         server.control("stop", "-m", "immediate")
@@ -180,7 +199,9 @@ def test_an_outage_longer_than_a_lease_makes_nobody_declare_anybody_dead(
     assert_nothing_lost_nothing_repeated(store, load, engines)
 
 
-def test_a_synchronous_standby_that_takes_over_has_all_that_was_acknowledged(stack: ExitStack) -> None:
+def test_a_synchronous_standby_that_takes_over_has_all_that_was_acknowledged(
+    stack: ExitStack, two_engines: TwoEngines
+) -> None:
     primary = stack.enter_context(serving())
     database = primary.new_database()
     standby = Server(settings=SYNCED, copy_of=primary)
@@ -192,7 +213,7 @@ def test_a_synchronous_standby_that_takes_over_has_all_that_was_acknowledged(sta
         eventually(lambda: db.execute(state).fetchone(), "the standby is synchronous")
     both = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
     store = f"postgresql://relight@{both}/{database}?target_session_attrs=read-write"
-    engines = two_engines(stack, store, lease_seconds=30)
+    engines = two_engines(store, 30)
     with Load(store, "load") as load:
         load.goes_on()
         primary.kill()
