@@ -1,4 +1,4 @@
-"""``python -m bench [W1 W2 …] [--json] [--rounds 3] [--dir FOLDER] [--durability power|process] [--scale 1]``."""
+"""``python -m bench [W1 W2 …] [--json] [--rounds 3] [--dir FOLDER] [--durability power|process] [--scale 1] [--store sqlite|postgresql]``."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ import msgspec
 
 from bench.child import Order, measure
 from bench.figures import Figure, Measured, Sizes, figure_of
+from bench.place import Places, places_of
 from bench.probe import filesystem_of, fsync_ms_p50
 from bench.workloads import CASES, Case
-from relight.model import Durability
 
 WORKLOADS = tuple(dict.fromkeys(case.workload for case in CASES))
 
 
-def figures(case: Case, *, folder: Path, sizes: Sizes, durability: Durability, rounds: int) -> Iterator[Figure]:
+def figures(case: Case, *, places: Places, folder: Path, sizes: Sizes, rounds: int) -> Iterator[Figure]:
     """Measure one case in turns, floor first; give the floor's figure, then Relight's beside it."""
     runs: dict[str, list[tuple[float, Measured | str]]] = {"floor": [], "relight": []}
     for _ in range(rounds):
         for subject, done in runs.items():
-            with tempfile.TemporaryDirectory(prefix="relight-bench-", dir=folder) as place:
-                fsync = fsync_ms_p50(Path(place))
-                order = Order(case.workload, case.name, subject, place, durability, sizes)
-                done.append((fsync, measure(order)))
-    floor = figure_of((case.workload, case.name, "floor"), durability, runs["floor"], None)
+            with tempfile.TemporaryDirectory(prefix="relight-bench-", dir=folder) as made:
+                place = places.new(Path(made))
+                fsync = fsync_ms_p50(Path(made))
+                done.append((fsync, measure(Order(case.workload, case.name, subject, place, sizes))))
+    kept = (places.kind, places.durability)
+    floor = figure_of((case.workload, case.name, "floor"), kept, runs["floor"], None)
     yield floor
-    yield figure_of((case.workload, case.name, "relight"), durability, runs["relight"], floor)
+    yield figure_of((case.workload, case.name, "relight"), kept, runs["relight"], floor)
 
 
 def line_of(figure: Figure) -> str:
@@ -46,7 +47,7 @@ def line_of(figure: Figure) -> str:
 
 def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure Relight on SQLite, and the floor.")
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure Relight and the floor.")
     parser.add_argument(
         "workloads", nargs="*", metavar="WORKLOAD", help=f"{', '.join(WORKLOADS)}; all when none is named"
     )
@@ -57,6 +58,7 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--durability", choices=("power", "process"), default="power", help="what has to survive (power)"
     )
+    parser.add_argument("--store", choices=("sqlite", "postgresql"), default="sqlite", help="in which store (sqlite)")
     given = parser.parse_args(arguments)
     unknown = [name for name in given.workloads if name not in WORKLOADS]
     if unknown:
@@ -76,12 +78,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     sizes = Sizes().scaled(given.scale)
     failed = False
-    for case in CASES:
-        if given.workloads and case.workload not in given.workloads:
-            continue
-        for figure in figures(case, folder=given.dir, sizes=sizes, durability=given.durability, rounds=given.rounds):
-            failed = failed or figure.error is not None
-            print(msgspec.json.encode(figure).decode() if given.json else line_of(figure), flush=True)
+    with places_of(given.store, given.durability, given.dir) as places:
+        for case in CASES:
+            if (given.workloads and case.workload not in given.workloads) or case.only not in (None, given.store):
+                continue
+            for figure in figures(case, places=places, folder=given.dir, sizes=sizes, rounds=given.rounds):
+                failed = failed or figure.error is not None
+                print(msgspec.json.encode(figure).decode() if given.json else line_of(figure), flush=True)
     return int(failed)
 
 

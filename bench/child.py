@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from bench.figures import Measured, Sizes
-from relight.model import Durability
+from bench.place import Place
 
 LIMIT_SECONDS = 60
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,8 +21,7 @@ class Order(msgspec.Struct, frozen=True):
     workload: str
     case: str
     subject: str
-    folder: str
-    durability: Durability
+    place: Place
     sizes: Sizes
 
 
@@ -47,7 +46,7 @@ def main() -> None:
     order = msgspec.json.decode(sys.argv[1], type=Order)
     [case] = [c for c in CASES if (c.workload, c.name) == (order.workload, order.case)]
     function = case.relight if order.subject == "relight" else case.floor
-    measured = function(Path(order.folder), order.sizes, order.durability)
+    measured = function(order.place, order.sizes)
     print(msgspec.json.encode(measured).decode(), flush=True)
 
 

@@ -16,31 +16,40 @@ from pathlib import Path
 from typing import Any
 
 from bench import jobs
-from bench.engines import running, unfinished, wait_until_done
+from bench.engines import SecondEngine, running, runs_of_each, unfinished, wait_until_done
 from bench.figures import Measured, Sizes
-from bench.floor import Floor, Prepared, batches
+from bench.floor import Floor, Prepared, batches, floor_at
+from bench.place import Place
 from relight import Engine
 from relight.core.commands import Command
-from relight.model import Durability
 
 GROUP = 1_000
 BUSY_LIMIT_SECONDS = 45
 
 
-def relight_default(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def relight_default(place: Place, sizes: Sizes) -> Measured:
     """With the default number of slots."""
-    return _concurrent(folder, sizes, durability, sizes.default_slots)
+    return _concurrent(place, sizes, sizes.default_slots)
 
 
-def relight_best(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def relight_best(place: Place, sizes: Sizes) -> Measured:
     """With as many slots as help."""
-    return _concurrent(folder, sizes, durability, sizes.best_slots)
+    return _concurrent(place, sizes, sizes.best_slots)
 
 
-def _concurrent(folder: Path, sizes: Sizes, durability: Durability, slots: int) -> Measured:
-    with running(folder / "store.db", durability, slots=slots) as engine:
+def _concurrent(place: Place, sizes: Sizes, slots: int) -> Measured:
+    with running(place, slots=slots) as engine:
         took = _submit_and_finish(engine, sizes)
     return Measured(sizes.jobs * sizes.steps_per_job / took, "steps/s", _sizes(sizes, slots=slots))
+
+
+def relight_two_engines(place: Place, sizes: Sizes) -> Measured:
+    """Shared by an engine of another process, each with as many slots as help."""
+    with SecondEngine(place, sizes.best_slots) as second, running(place, slots=sizes.best_slots) as engine:
+        second.start(wait=True)
+        took = _submit_and_finish(engine, sizes)
+        detail = {"runs": runs_of_each(place)}
+    return Measured(sizes.jobs * sizes.steps_per_job / took, "steps/s", _sizes(sizes, slots=sizes.best_slots), detail)
 
 
 def _submit_and_finish(engine: Engine, sizes: Sizes) -> float:
@@ -54,24 +63,23 @@ def _sizes(sizes: Sizes, **more: Any) -> dict[str, Any]:
     return {"jobs": sizes.jobs, "steps_per_job": sizes.steps_per_job, **more}
 
 
-def relight_beside_cpu_default(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def relight_beside_cpu_default(place: Place, sizes: Sizes) -> Measured:
     """Beside busy threads, with the default number of slots."""
-    return _beside_cpu(folder, sizes, durability, sizes.default_slots)
+    return _beside_cpu(place, sizes, sizes.default_slots)
 
 
-def relight_beside_cpu_best(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def relight_beside_cpu_best(place: Place, sizes: Sizes) -> Measured:
     """Beside busy threads, with as many slots as help."""
-    return _beside_cpu(folder, sizes, durability, sizes.best_slots)
+    return _beside_cpu(place, sizes, sizes.best_slots)
 
 
-def _beside_cpu(folder: Path, sizes: Sizes, durability: Durability, slots: int) -> Measured:
-    path = folder / "store.db"
-    with running(path, durability, slots=slots + sizes.cpu_threads) as engine:
+def _beside_cpu(place: Place, sizes: Sizes, slots: int) -> Measured:
+    with running(place, slots=slots + sizes.cpu_threads) as engine:
         for first in range(sizes.cpu_threads):
             engine.submit(jobs.parse_on, first * 40)
         while len(jobs.parsed) < sizes.cpu_threads * 2:
             time.sleep(0.01)
-        with LockWait(path) as waits:
+        with LockWait(Path(place.store)) as waits:
             parsed_before = len(jobs.parsed)
             done, took = _finish_within(engine, sizes, BUSY_LIMIT_SECONDS)
             parsed = len(jobs.parsed) - parsed_before
@@ -115,19 +123,18 @@ class LockWait:
         self.result = json.loads(out)
 
 
-def floor(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def floor(place: Place, sizes: Sizes) -> Measured:
     """The same jobs in groups of a thousand commands a transaction."""
-    made = Floor(folder / "store.db", durability)
+    made = floor_at(place)
     took = made.write(_prepared(made, sizes))
     return Measured(sizes.jobs * sizes.steps_per_job / took, "steps/s", _sizes(sizes, group=GROUP))
 
 
-def floor_beside_nobody(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def floor_beside_nobody(place: Place, sizes: Sizes) -> Measured:
     """The same while the other process measures: how long a raw writer keeps the lock."""
-    path = folder / "store.db"
-    made = Floor(path, durability)
+    made = floor_at(place)
     prepared = _prepared(made, sizes)
-    with LockWait(path) as waits:
+    with LockWait(Path(place.store)) as waits:
         took = made.write(prepared)
     return Measured(
         sizes.jobs * sizes.steps_per_job / took, "steps/s", _sizes(sizes, group=GROUP), {"lock_wait_ms": waits.result}

@@ -11,37 +11,36 @@ import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from bench import jobs
 from bench.engines import engine_at, running, wait_for_gate, wait_until_done
 from bench.figures import Measured, Sizes
-from bench.floor import Floor, batches
+from bench.floor import batches, floor_at
+from bench.place import Place
 from relight.core.commands import JobRef
 from relight.core.commands.engines import StallRunNow
 from relight.ids import JobId, RunId
-from relight.model import Durability, Verdict
-from relight.store.sqlite import SqliteStore
+from relight.model import Verdict
+from relight.store.open import store_at
 
 GROUP = 1_000
 
 
-def relight_few(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def relight_few(place: Place, sizes: Sizes) -> Measured:
     """The smaller crash."""
-    return _restart(folder, sizes.crashed[0], sizes.best_slots, durability)
+    return _restart(place, sizes.crashed[0], sizes.best_slots)
 
 
-def relight_many(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def relight_many(place: Place, sizes: Sizes) -> Measured:
     """The larger crash."""
-    return _restart(folder, sizes.crashed[-1], sizes.best_slots, durability)
+    return _restart(place, sizes.crashed[-1], sizes.best_slots)
 
 
-def _restart(folder: Path, n: int, slots: int, durability: Durability) -> Measured:
-    path = folder / "store.db"
-    crash(path, n, durability)
+def _restart(place: Place, n: int, slots: int) -> Measured:
+    crash(place, n)
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
-    with engine_at(path, durability, slots=slots) as engine:
+    with engine_at(place, slots=slots) as engine:
         wait_for_gate(engine)
         gate_ms = (time.perf_counter() - began) * 1000
         growth_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib
@@ -59,10 +58,10 @@ def _restart(folder: Path, n: int, slots: int, durability: Durability) -> Measur
     return Measured(gate_ms, "ms", {"in_flight": n, "slots": slots}, detail)
 
 
-def crash(path: Path, n: int, durability: Durability) -> None:
+def crash(place: Place, n: int) -> None:
     """Leave a store as a killed engine leaves it, with ``n`` jobs in flight."""
     holder = subprocess.Popen(
-        [sys.executable, "-m", "bench.crash", str(path), durability, str(n)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "bench.crash", place.text(), str(n)], stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout is not None
     with holder.stdout as out:
@@ -73,30 +72,29 @@ def crash(path: Path, n: int, durability: Durability) -> None:
         raise AssertionError("the engine that was to be killed ended by itself")
 
 
-def floor_few(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def floor_few(place: Place, sizes: Sizes) -> Measured:
     """The smaller crash, by hand."""
-    return _floor(folder, sizes.crashed[0], durability)
+    return _floor(place, sizes.crashed[0])
 
 
-def floor_many(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def floor_many(place: Place, sizes: Sizes) -> Measured:
     """The larger crash, by hand."""
-    return _floor(folder, sizes.crashed[-1], durability)
+    return _floor(place, sizes.crashed[-1])
 
 
-def _floor(folder: Path, n: int, durability: Durability) -> Measured:
+def _floor(place: Place, n: int) -> Measured:
     """Stall every run of the dead engine, with its event, a thousand a transaction. Nothing is judged."""
-    path = folder / "store.db"
-    crash(path, n, durability)
-    commands = _stalls(path, durability)
+    crash(place, n)
+    commands = _stalls(place)
     if len(commands) != n:
         raise AssertionError(f"{len(commands)} runs are running, not {n}")
-    floor = Floor(path, durability)
+    floor = floor_at(place)
     took = floor.write([floor.prepare(some) for some in batches(commands, GROUP)])
     return Measured(took * 1000, "ms", {"in_flight": n, "group": GROUP})
 
 
-def _stalls(path: Path, durability: Durability) -> list[StallRunNow]:
-    store = SqliteStore(path, durability=durability)
+def _stalls(place: Place) -> list[StallRunNow]:
+    store = store_at(place.store, durability=place.durability)
     store.open(create=False)
     with store.reading() as reads:
         owner = reads.engines()[0]
@@ -120,9 +118,9 @@ def _stalls(path: Path, durability: Durability) -> list[StallRunNow]:
 
 
 def main() -> None:
-    path, durability, n = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    place, n = Place.of(sys.argv[1]), int(sys.argv[2])
     jobs.hold_steps.set()
-    with running(path, durability, slots=n) as engine:  # type: ignore[arg-type]  # a text that our own parent wrote
+    with running(place, slots=n) as engine:
         engine.submit_many(jobs.two_steps.bind(i) for i in range(n))
         while len(jobs.held) < n or engine.health()["journal_waiting"]:
             time.sleep(0.01)

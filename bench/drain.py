@@ -8,45 +8,57 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from bench import jobs
-from bench.engines import client_of, engine_at, make_store, running, wait_until_done
+from bench.engines import SecondEngine, client_of, engine_at, make_store, running, runs_of_each, wait_until_done
 from bench.figures import Measured, Sizes, percentiles
-from bench.floor import Floor, batches
+from bench.floor import batches, floor_at
+from bench.place import Place
 from relight.core.commands.jobs import ClaimJob
-from relight.model import Durability
 
 GROUP = 500
 PAUSE_SECONDS = 0.013
 """Between two pickups; no multiple of any polling period."""
 
 
-def relight_async(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def relight_async(place: Place, sizes: Sizes) -> Measured:
     """Jobs on the loop, with as many slots as help."""
-    return _drain(folder, sizes, durability, jobs.nothing_async)
+    return _drain(place, sizes, jobs.nothing_async)
 
 
-def relight_sync(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def relight_sync(place: Place, sizes: Sizes) -> Measured:
     """Jobs in threads, with the default number of threads."""
-    return _drain(folder, sizes, durability, jobs.nothing)
+    return _drain(place, sizes, jobs.nothing)
 
 
-def _drain(folder: Path, sizes: Sizes, durability: Durability, workflow: Any) -> Measured:
-    path = folder / "store.db"
-    make_store(path, durability)
-    with client_of(path, durability) as client:
+def _drain(place: Place, sizes: Sizes, workflow: Any) -> Measured:
+    make_store(place)
+    with client_of(place) as client:
         client.submit_many(workflow.bind() for _ in range(sizes.queued))
     began = time.perf_counter()
-    with engine_at(path, durability, slots=sizes.best_slots) as engine:
+    with engine_at(place, slots=sizes.best_slots) as engine:
         took = wait_until_done(engine) - began
     return Measured(sizes.queued / took, "jobs/s", {"jobs": sizes.queued, "slots": sizes.best_slots})
 
 
-def floor_drain(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def relight_two_engines(place: Place, sizes: Sizes) -> Measured:
+    """Jobs on two loops, in two processes."""
+    make_store(place)
+    with client_of(place) as client:
+        client.submit_many(jobs.nothing_async.bind() for _ in range(sizes.queued))
+    with SecondEngine(place, sizes.best_slots) as second:
+        began = time.perf_counter()
+        second.start(wait=False)
+        with engine_at(place, slots=sizes.best_slots) as engine:
+            took = wait_until_done(engine) - began
+            detail = {"runs": runs_of_each(place)}
+    return Measured(sizes.queued / took, "jobs/s", {"jobs": sizes.queued, "slots": sizes.best_slots}, detail)
+
+
+def floor_drain(place: Place, sizes: Sizes) -> Measured:
     """Claim and end each job, five hundred a transaction."""
-    floor = Floor(folder / "store.db", durability)
+    floor = floor_at(place)
     submits = [floor.submit("nothing", "{}") for _ in range(sizes.queued)]
     floor.write([floor.prepare(some) for some in batches(submits, GROUP)])
     claims = [floor.claim(submit) for submit in submits]
@@ -62,9 +74,9 @@ def _groups(claims: list[ClaimJob]) -> list[list[ClaimJob]]:
     return [claims[start : start + GROUP] for start in range(0, len(claims), GROUP)]
 
 
-def relight_pickup(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def relight_pickup(place: Place, sizes: Sizes) -> Measured:
     """Submitted in the engine's own process."""
-    with running(folder / "store.db", durability) as engine:
+    with running(place) as engine:
         asked = []
         for n in range(sizes.pickups):
             time.sleep(PAUSE_SECONDS)
@@ -74,12 +86,11 @@ def relight_pickup(folder: Path, sizes: Sizes, durability: Durability) -> Measur
     return _picked_up(asked, sizes)
 
 
-def relight_pickup_other(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def relight_pickup_other(place: Place, sizes: Sizes) -> Measured:
     """Submitted by a client in another process."""
-    path = folder / "store.db"
-    with running(path, durability):
+    with running(place):
         child = subprocess.run(
-            [sys.executable, "-m", "bench.drain", str(path), durability, str(sizes.pickups)],
+            [sys.executable, "-m", "bench.drain", place.text(), str(sizes.pickups)],
             stdout=subprocess.PIPE,
             text=True,
             check=True,
@@ -104,9 +115,9 @@ def _picked_up(asked: list[int], sizes: Sizes) -> Measured:
     return Measured(detail["p50_ms"], "ms", {"jobs": sizes.pickups}, detail)
 
 
-def floor_pickup(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def floor_pickup(place: Place, sizes: Sizes) -> Measured:
     """Two transactions in a row: submit, claim."""
-    floor = Floor(folder / "store.db", durability)
+    floor = floor_at(place)
     took = []
     for _ in range(sizes.pickups):
         submit = floor.submit("stamp", "{}")
@@ -118,8 +129,8 @@ def floor_pickup(folder: Path, sizes: Sizes, durability: Durability) -> Measured
 
 
 def main() -> None:
-    path, durability, n = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    with client_of(path, durability) as client:  # type: ignore[arg-type]  # a text that our own parent wrote
+    place, n = Place.of(sys.argv[1]), int(sys.argv[2])
+    with client_of(place) as client:
         client.submit(jobs.nothing_async)
         for _ in range(n):
             time.sleep(PAUSE_SECONDS)

@@ -64,6 +64,7 @@ class Figure(msgspec.Struct, frozen=True, omit_defaults=True):
     subject: str
     value: float | None
     unit: str
+    store: str
     durability: str
     fsync_ms_p50: float
     sizes: Mapping[str, Any]
@@ -77,13 +78,13 @@ class Figure(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def figure_of(
     place: tuple[str, str, str],
-    durability: str,
+    kept: tuple[str, str],
     runs: Sequence[tuple[float, Measured | str]],
     floor: Figure | None,
 ) -> Figure:
     """Make a figure of runs, each with the probe taken before it; a run that failed is a text that says why.
 
-    ``place`` is workload, case and subject. What is in ``detail`` is of the run with the median value.
+    ``place`` is workload, case and subject, ``kept`` the kind of store and its durability. What is in ``detail`` is of the run with the median value.
     """
     done = sorted((m for _, m in runs if isinstance(m, Measured)), key=lambda m: m.value)
     failed = [m for _, m in runs if isinstance(m, str)]
@@ -99,7 +100,8 @@ def figure_of(
         subject=subject,
         value=None if value is None else _round(value),
         unit="" if middle is None else middle.unit,
-        durability=durability,
+        store=kept[0],
+        durability=kept[1],
         fsync_ms_p50=round(statistics.median(fsync for fsync, _ in runs), 3) if runs else 0.0,
         sizes={} if middle is None else middle.sizes,
         python=platform.python_version(),

@@ -1,20 +1,25 @@
-"""The raw floor: apsw writes the same rows into the same tables, and nothing else happens.
+"""The raw floor: the driver writes the same rows into the same tables, and nothing else happens.
 
 Rows and events are those of Relight's own commands, made, encoded and chained beforehand, not timed. Writing them is one
 transaction a *batch*, as prepared statements with one set of bindings a row: no JSON, no compare-and-set, no queue, no
-threads, no user code. Same file, same pragmas, same rule for the checkpoint, so the distance to it is Relight's own cost.
+threads, no user code. On SQLite: same file, same pragmas, same rule for the checkpoint. On PostgreSQL: the same connection,
+in pipeline mode, so that a transaction is one round trip. The distance to it is Relight's own cost.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+from psycopg import RawCursor
+from psycopg.types.numeric import Int8Dumper
 
+from bench.place import Place
 from relight import version
 from relight.clock import SystemClock
 from relight.core.chain import EventRow, Head, link
@@ -25,13 +30,12 @@ from relight.core.commands.jobs import ClaimJob, FinishRun, SubmitJob, fresh_run
 from relight.core.commands.steps import BeginTry, FinishStep
 from relight.core.flow import digest
 from relight.ids import EngineId, JobId, RandomIds, StepKey
-from relight.model import Actor, Durability, GateState, JobState, Role
-from relight.store.sqlite import SqliteStore
+from relight.model import Actor, GateState, JobState, Role
+from relight.store.open import store_at
 from relight.store.sqlite.connect import checkpoint_when_long, connect
 from relight.store.statements import parse_statements
 from relight.store.store import Batch
 
-_SQL = parse_statements((Path(__file__).parent / "floor.sql").read_text(encoding="utf-8"))
 _ALSO = {"start_runs": ("new_runs",), "stall_runs": ("stall_jobs", "doubt_steps")}
 """Operations that are more than one statement."""
 
@@ -43,19 +47,20 @@ class Prepared(NamedTuple):
     statements: list[tuple[str, list[tuple[Any, ...]]]]
 
 
-class Floor:
+class Floor(ABC):
     """A store's tables, opened for writing by hand. Makes the store, and a writer's row, when there is none."""
 
-    def __init__(self, path: Path, durability: Durability) -> None:
+    sql: Mapping[str, str]
+
+    def __init__(self, place: Place) -> None:
         self.clock, self.ids = SystemClock(), RandomIds()
         self.me = EngineId(self.ids.uuid7(self.clock.now_ms()))
         self.who = Who(Actor.SYSTEM, self.me)
         self._seq = 1
-        self._head = self._open_writer(path, durability)
-        self._db = connect(path, durability, create=False, writer=True)
+        self._head = self._open_writer(place)
 
-    def _open_writer(self, path: Path, durability: Durability) -> Head:
-        store = SqliteStore(path, durability=durability)
+    def _open_writer(self, place: Place) -> Head:
+        store = store_at(place.store, durability=place.durability)
         store.open(create=True)
         now_ms = self.clock.now_ms()
         row = OpenWriter(
@@ -97,7 +102,7 @@ class Floor:
         self._seq += 1
         rows["events"] = [_values(event) for event in events]
         fence = (self._seq, self._head.seq, self._head.hash, self.me)
-        return Prepared(fence, [(_SQL[name], bindings) for name, bindings in rows.items()])
+        return Prepared(fence, [(self.sql[name], bindings) for name, bindings in rows.items()])
 
     def write(self, transactions: Sequence[Prepared]) -> float:
         """Write them one after the other, each durable before the next; return the seconds that it took."""
@@ -106,15 +111,9 @@ class Floor:
             self.write_one(prepared)
         return time.perf_counter() - began
 
+    @abstractmethod
     def write_one(self, prepared: Prepared) -> None:
-        """Write one transaction; checkpoint as Relight does."""
-        db = self._db
-        db.execute("BEGIN IMMEDIATE")
-        db.execute(_SQL["fence"], prepared.fence)
-        for sql, bindings in prepared.statements:
-            db.executemany(sql, bindings)
-        db.execute("COMMIT")
-        checkpoint_when_long(db)
+        """Write one transaction; it is durable when this returns."""
 
     # commands, as an engine would give them
 
@@ -165,6 +164,57 @@ class Floor:
             outputs=outputs,
             outputs_hash=digest(outputs),
         )
+
+
+class SqliteFloor(Floor):
+    """By apsw. Checkpoints as Relight does."""
+
+    sql = parse_statements((Path(__file__).parent / "floor.sql").read_text(encoding="utf-8"))
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self._db = connect(Path(place.store), place.durability, create=False, writer=True)
+
+    def write_one(self, prepared: Prepared) -> None:
+        """Write one transaction; it is durable when this returns."""
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        db.execute(self.sql["fence"], prepared.fence)
+        for sql, bindings in prepared.statements:
+            db.executemany(sql, bindings)
+        db.execute("COMMIT")
+        checkpoint_when_long(db)
+
+
+class PostgresFloor(Floor):
+    """By psycopg, in pipeline mode. The server's own parameters ($1), so that nothing is rewritten."""
+
+    sql = parse_statements((Path(__file__).parent / "floor_postgres.sql").read_text(encoding="utf-8"))
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        from relight.store.postgres.connect import connect, place_of, split_address
+
+        info, schema = split_address(place.store)
+        self._db = connect(info, place_of(info, schema), place.durability, writer=True)
+        # One type for all numbers: else a statement would be prepared once for each width that its values have.
+        self._db.adapters.register_dumper(int, Int8Dumper)
+
+    def write_one(self, prepared: Prepared) -> None:
+        """Write one transaction in one round trip; it is durable when this returns."""
+        with self._db.pipeline():
+            cursor = RawCursor(self._db)
+            cursor.execute("BEGIN", prepare=True)
+            cursor.execute(self.sql["fence"].encode(), prepared.fence, prepare=True)
+            for sql, bindings in prepared.statements:
+                for values in bindings:
+                    cursor.execute(sql.encode(), values, prepare=True)
+            cursor.execute("COMMIT", prepare=True)
+
+
+def floor_at(place: Place) -> Floor:
+    """Return the floor for a place's kind of store."""
+    return PostgresFloor(place) if place.kind == "postgresql" else SqliteFloor(place)
 
 
 def _values(event: EventRow) -> tuple[Any, ...]:

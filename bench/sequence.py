@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import threading
 import time
-from pathlib import Path
 
 from bench import jobs
 from bench.engines import running
 from bench.figures import Measured, Sizes
-from bench.floor import Floor, Prepared
+from bench.floor import Floor, Prepared, floor_at
+from bench.place import Place
 from relight.core.commands import Command
-from relight.model import Durability
 
 LIMIT_SECONDS = 50
 
 
-def relight_sync(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def relight_sync(place: Place, sizes: Sizes) -> Measured:
     """A sync workflow: its steps run in its thread, and wait there for the journal."""
-    with running(folder / "store.db", durability) as engine:
+    with running(place) as engine:
         began = time.perf_counter()
         got = engine.submit(jobs.in_sequence, sizes.sequence_steps).result(timeout_seconds=LIMIT_SECONDS)
         took = time.perf_counter() - began
     return _measured(got, sizes, took)
 
 
-def relight_async(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def relight_async(place: Place, sizes: Sizes) -> Measured:
     """An async workflow: its steps run on the engine's loop."""
-    with running(folder / "store.db", durability) as engine:
+    with running(place) as engine:
         began = time.perf_counter()
         got = engine.submit(jobs.in_sequence_async, sizes.sequence_steps).result(timeout_seconds=LIMIT_SECONDS)
         took = time.perf_counter() - began
@@ -40,16 +39,16 @@ def _measured(got: int, sizes: Sizes, took: float) -> Measured:
     return Measured(sizes.sequence_steps / took, "steps/s", {"steps": sizes.sequence_steps})
 
 
-def floor_direct(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def floor_direct(place: Place, sizes: Sizes) -> Measured:
     """One transaction a step, in the thread that has the work."""
-    floor = Floor(folder / "store.db", durability)
+    floor = floor_at(place)
     took = floor.write(_with_job(floor, sizes.sequence_steps))
     return Measured(sizes.sequence_steps / took, "steps/s", {"steps": sizes.sequence_steps})
 
 
-def floor_hop(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def floor_hop(place: Place, sizes: Sizes) -> Measured:
     """The same, handed to a writing thread and waited for: what any group commit has to pay at least."""
-    floor = Floor(folder / "store.db", durability)
+    floor = floor_at(place)
     prepared = _with_job(floor, sizes.sequence_steps)
     asked, written = threading.Lock(), threading.Lock()
     asked.acquire()

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from bench.figures import Measured, Sizes
-from relight.model import Durability
+from bench.place import Place
 
 FIRST_RESULT = """
 import sys, time
@@ -40,24 +40,24 @@ print(time.monotonic_ns(), flush=True)
 """
 
 
-def relight_import(_folder: Path, sizes: Sizes, _durability: Durability) -> Measured:
+def relight_import(_place: Place, sizes: Sizes) -> Measured:
     """A whole process that does nothing but ``import relight``."""
     return _starts(["-c", "import relight"], sizes)
 
 
-def floor_import(_folder: Path, sizes: Sizes, _durability: Durability) -> Measured:
+def floor_import(_place: Place, sizes: Sizes) -> Measured:
     """A whole process that does nothing."""
     return _starts(["-c", "pass"], sizes)
 
 
-def relight_first_result(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def relight_first_result(place: Place, sizes: Sizes) -> Measured:
     """From starting the process to the result of one job of one step, on a store that does not exist yet."""
-    return _firsts(FIRST_RESULT, folder, sizes, durability)
+    return _firsts(FIRST_RESULT, place, sizes)
 
 
-def floor_first_row(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def floor_first_row(place: Place, sizes: Sizes) -> Measured:
     """From starting the process to one durable row in a file that does not exist yet."""
-    return _firsts(FIRST_ROW, folder, sizes, durability)
+    return _firsts(FIRST_ROW, place, sizes)
 
 
 def _starts(arguments: list[str], sizes: Sizes) -> Measured:
@@ -70,11 +70,11 @@ def _starts(arguments: list[str], sizes: Sizes) -> Measured:
     return _median(took, sizes)
 
 
-def _firsts(program: str, folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def _firsts(program: str, place: Place, sizes: Sizes) -> Measured:
     took = []
     for n in range(sizes.starts):
         before = time.monotonic_ns()
-        command = [sys.executable, "-c", program, str(folder / f"first-{n}.db"), durability]
+        command = [sys.executable, "-c", program, str(Path(place.folder) / f"first-{n}.db"), place.durability]
         child = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=30)
         took.append((int(child.stdout) - before) / 1e6)
     return _median(took, sizes)

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
-from pathlib import Path
 
 from bench import jobs
 from bench.engines import client_of, make_store
 from bench.figures import Measured, Sizes, percentiles
-from bench.floor import Floor, batches
+from bench.floor import batches, floor_at
+from bench.place import Place
 from relight import Client
-from relight.model import Durability
 
 GROUP = 1_000
 
 
-def relight_single(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def relight_single(place: Place, sizes: Sizes) -> Measured:
     """One thread, one submit after the other."""
-    make_store(folder / "store.db", durability)
-    with client_of(folder / "store.db", durability) as client:
+    make_store(place)
+    with client_of(place) as client:
         waited = []
         began = time.perf_counter()
         for _ in range(sizes.submits):
@@ -30,10 +29,10 @@ def relight_single(folder: Path, sizes: Sizes, durability: Durability) -> Measur
     return Measured(sizes.submits / took, "jobs/s", {"jobs": sizes.submits}, percentiles(waited, "ms"))
 
 
-def relight_callers(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def relight_callers(place: Place, sizes: Sizes) -> Measured:
     """Many threads, each one submit after the other, through one client."""
-    make_store(folder / "store.db", durability)
-    with client_of(folder / "store.db", durability) as client:
+    make_store(place)
+    with client_of(place) as client:
         client.submit(jobs.nothing)
         callers = [threading.Thread(target=_submit_some, args=(client, sizes)) for _ in range(sizes.callers)]
         began = time.perf_counter()
@@ -51,10 +50,10 @@ def _submit_some(client: Client, sizes: Sizes) -> None:
         client.submit(jobs.nothing)
 
 
-def relight_batch(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def relight_batch(place: Place, sizes: Sizes) -> Measured:
     """One ``submit_many``."""
-    make_store(folder / "store.db", durability)
-    with client_of(folder / "store.db", durability) as client:
+    make_store(place)
+    with client_of(place) as client:
         calls = [jobs.nothing.bind() for _ in range(sizes.batch)]
         began = time.perf_counter()
         handles = client.submit_many(calls)
@@ -64,23 +63,23 @@ def relight_batch(folder: Path, sizes: Sizes, durability: Durability) -> Measure
     return Measured(sizes.batch / took, "jobs/s", {"jobs": sizes.batch})
 
 
-def floor_single(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def floor_single(place: Place, sizes: Sizes) -> Measured:
     """One transaction a job."""
-    return _floor(folder, durability, sizes.submits, 1)
+    return _floor(place, sizes.submits, 1)
 
 
-def floor_callers(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def floor_callers(place: Place, sizes: Sizes) -> Measured:
     """As many jobs a transaction as there are callers."""
-    return _floor(folder, durability, sizes.callers * sizes.submits_per_caller, sizes.callers)
+    return _floor(place, sizes.callers * sizes.submits_per_caller, sizes.callers)
 
 
-def floor_batch(folder: Path, sizes: Sizes, durability: Durability) -> Measured:
+def floor_batch(place: Place, sizes: Sizes) -> Measured:
     """A thousand jobs a transaction."""
-    return _floor(folder, durability, sizes.batch, GROUP)
+    return _floor(place, sizes.batch, GROUP)
 
 
-def _floor(folder: Path, durability: Durability, n: int, group: int) -> Measured:
-    floor = Floor(folder / "store.db", durability)
+def _floor(place: Place, n: int, group: int) -> Measured:
+    floor = floor_at(place)
     submits = [floor.submit("nothing", "{}") for _ in range(n)]
     took = floor.write([floor.prepare(some) for some in batches(submits, group)])
     return Measured(n / took, "jobs/s", {"jobs": n, "group": group})

