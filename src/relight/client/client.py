@@ -203,7 +203,7 @@ class Client(_Opened):
         refuse_on_any_loop(f"{type(self).__name__}.submit_in()", _INSTEAD)
         core = self.core
         guest = core.store.guest()
-        command = prepared(core, wf, args, _options(options))
+        command = prepared(core, wf, args, options_of(options))
         done = guest.run(connection, submission(core, command))
         return Job(core, done[0], done[1], created=done[2])
 
@@ -351,7 +351,7 @@ class AsyncClient(_Opened):
         """
         core = self.core
         guest = core.store.guest()
-        command = await in_thread(prepared, core, wf, args, _options(options))
+        command = await in_thread(prepared, core, wf, args, options_of(options))
         done = await guest.run_async(connection, submission(core, command))
         return AsyncJob(core, done[0], done[1], created=done[2])
 
