@@ -45,8 +45,9 @@ scenarios: $(READY)  ## crash each scenario of the table at every durable bounda
 kill: $(READY)  ## kill the standard scenario at every durable boundary, then recovery itself at each of its own
 	@$(BIN)/python tests/killing/everywhere.py --nested $(ARGS)
 
+# Where CI is set, `make test` follows, which runs the short tests, too.
 .PHONY: check
-check: format-check lint types layers sizes test-short  ## check everything: format, lint, types, layers, sizes, short tests
+check: format-check lint types layers sizes $(if $(CI),,test-short)  ## check everything: format, lint, types, layers, sizes, short tests
 
 .PHONY: bench
 bench: $(READY)  ## measure: python -m bench

@@ -237,6 +237,25 @@ def test_a_fork_hands_out_a_token_of_its_own_while_the_source_s_is_open(rig: Rig
     assert fork.result(timeout_seconds=20) == [2, 8, 1]
 
 
+@workflow
+def ordering(text: str) -> int:
+    return order(text)
+
+
+@workflow
+def scans_inline(n: int) -> int:
+    token = external("scan", type=int)
+    ordering("no token in it")
+    return token.wait()
+
+
+def test_what_an_inline_workflow_did_after_an_open_token_is_not_taken_over(rig: Rig) -> None:
+    job = rig.start(scans_inline).submit(scans_inline, 1)
+    rig.until_put_away(job)
+    with pytest.raises(Conflict, match=r"ordering#0/order#0 of .* --from external:scan#0"):
+        job.fork()
+
+
 def test_a_token_that_had_its_answer_is_taken_over_with_it(rig: Rig) -> None:
     engine = rig.start(scans)
     job = engine.submit(scans, 1)

@@ -14,7 +14,7 @@ import msgspec
 
 from relight.core.commands.outside import PUBLISH
 from relight.core.history import History
-from relight.core.keys import branch_of, is_part
+from relight.core.keys import branch_of, is_part, trunk_of
 from relight.core.reopening import failures_that_ended
 from relight.errors import Conflict, InvalidArgument
 from relight.ids import StepKey, short
@@ -153,7 +153,7 @@ def _depends_on(story: Story, step: StepRecord, token: StepRecord) -> bool:
     """Tell whether a record came after a token in its line, or holds the token's text wherever it is."""
     if step.kind is StepKind.VALUE or not story.began_after(step, token):
         return False
-    if branch_of(step.step_key) == branch_of(token.step_key):
+    if trunk_of(branch_of(step.step_key)) == trunk_of(branch_of(token.step_key)):
         return True
     text = token_text(token)
     return bool(text) and (text in (step.inputs or "") or text in (step.outcome or ""))
