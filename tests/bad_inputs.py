@@ -451,7 +451,12 @@ store(
 )
 store("a database of something else", e.ConfigError, "something else", lambda w: database(w, "CREATE TABLE t (x)"))
 store("of newer code", e.SchemaTooNew, "9999", newer)
-store("on PostgreSQL", e.ConfigError, "PostgreSQL", lambda w: "postgresql://localhost/jobs")
+store(
+    "on PostgreSQL, announced or not",
+    e.ConfigError,
+    "notify=off",
+    lambda w: "postgresql://localhost/jobs?notify=perhaps",
+)
 store("in memory", e.ConfigError, "names no file", lambda w: ":memory:")
 store("of an unknown scheme", e.ConfigError, "redis://", lambda w: "redis://localhost")
 store("with a NUL", e.ConfigError, "names no file", lambda w: "a\0b")
