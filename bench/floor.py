@@ -195,7 +195,7 @@ class PostgresFloor(Floor):
         super().__init__(place)
         from relight.store.postgres.connect import connect, place_of, split_address
 
-        info, schema = split_address(place.store)
+        info, schema, *_ = split_address(place.store)
         self._db = connect(info, place_of(info, schema), place.durability, writer=True)
         # One type for all numbers: else a statement would be prepared once for each width that its values have.
         self._db.adapters.register_dumper(int, Int8Dumper)

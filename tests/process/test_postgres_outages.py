@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tests.flow.kit import eventually
+from tests.flow.kit import Probe, eventually
 from tests.postgres import Server
 
 from relight import Client, Engine, Job, step, workflow
@@ -117,6 +117,7 @@ def two_engines(stack: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             monkeypatch.setattr(incarnation, "this_host", lambda host=host: host)
             monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / f"host-{n}"))
             engine = Engine(store, workflows=[count], lease_seconds=lease_seconds, name=f"engine {n}")
+            engine.probe = Probe()
             engines.append(stack.enter_context(engine))
         return engines
 
@@ -180,7 +181,7 @@ def test_a_server_that_is_stopped_five_times_under_load_loses_and_repeats_nothin
 
 
 @pytest.mark.parametrize(
-    ("lease_seconds", "away_seconds"), [(2, 5), pytest.param(30, 40, marks=pytest.mark.slow)], ids=["short", "whole"]
+    ("lease_seconds", "away_seconds"), [(4, 6), pytest.param(30, 40, marks=pytest.mark.slow)], ids=["short", "whole"]
 )
 def test_an_outage_longer_than_a_lease_makes_nobody_declare_anybody_dead(
     stack: ExitStack, two_engines: TwoEngines, lease_seconds: float, away_seconds: float
@@ -188,12 +189,19 @@ def test_an_outage_longer_than_a_lease_makes_nobody_declare_anybody_dead(
     server = stack.enter_context(serving())
     store = server.address(server.new_database())
     engines = two_engines(store, lease_seconds)
+    early, late = (engine.probe for engine in engines)
+    assert isinstance(early, Probe) and isinstance(late, Probe)
     with Load(store, "load") as load:
         load.goes_on()
+        late.hold("before_commit")
         server.control("stop", "-m", "immediate")
         threading.Event().wait(away_seconds)
         server.start()
         took = seconds_until_a_job_runs(store, "after the outage")
+        # One of them is back, and judges; the other's lease is over, and it has not said a word yet.
+        looks = early.reached["watch"]
+        eventually(lambda: early.reached["watch"] > looks + 1, "the other one looks", seconds=PATIENCE_SECONDS)
+        late.let_go()
         load.goes_on()
     assert took < GOES_ON_WITHIN_SECONDS
     assert_nothing_lost_nothing_repeated(store, load, engines)

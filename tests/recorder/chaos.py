@@ -137,7 +137,8 @@ class Chaos:
     def command(self, writer: Writer) -> Command | None:
         """Decide on something, or on nothing."""
         rows = self.rows()
-        if not rows or (len(rows) < 12 and self.random.random() < 0.2):
+        lively = sum(row.completed_at is None for row in rows)
+        if not rows or (lively < 12 and self.random.random() < 0.2):
             job_id = JobId(self.new_id())
             self.jobs.append(job_id)
             return self.world.submission(job_id, "census", writer.who, max_stalls=2)

@@ -283,7 +283,7 @@ def _filled(postgres: Server, database: str) -> Iterator[tuple[str, psycopg.Conn
     made = PostgresStore(address, durability="process")
     made.open(create=True)
     made.close()
-    info, schema = split_address(address)
+    info, schema, *_ = split_address(address)
     db = connect(info, address, "process", writer=False)
     try:
         columns = "kind, state, status_reason, queue, priority, claimable, inputs_hash, trace_id, metrics, created_at, updated_at, inputs"
