@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import sys
 from pathlib import Path
@@ -90,7 +91,7 @@ def test_ctrl_c_once_drains_and_the_next_run_goes_on(place: Place) -> None:
         run.send(signal.SIGINT)
         assert "draining 1 job, up to 20 s (again: leave now; nothing is lost)" in run.hear("draining")
         assert run.end() == 130
-    ticked = max(int(line.split()[1]) for line in run.heard if line.startswith("tick"))
+    ticked = max(int(line.split()[1]) for line in run.heard if re.match(r"tick \d", line))
     [job] = place.ok("jobs", "--json").lines
     assert (job["state"], job["status_reason"], job["stalls"]) == ("queued", "shutdown", 0)
     with place.start("run", "flows:counts", "--arg", "n=400", "--key", "c") as run:
