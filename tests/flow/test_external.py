@@ -14,6 +14,7 @@ from tests.flow.kit import Rig, eventually
 from relight import AsyncClient, AsyncEngine, cancelled, external, parallel, publish, sleep, step, workflow
 from relight.errors import InvalidArgument, JobCancelled, JobFailed, NotFound, NotInJob, StepFailed, WaitTimeout
 from relight.model import Delivery, JobState, StepKind
+from relight.store.reads import Reads
 
 
 @dataclass
@@ -357,3 +358,30 @@ def test_what_is_recorded_of_it(rig: Rig) -> None:
     assert steps["external:virus-scan#0"].kind == StepKind.TOKEN
     assert steps["external:virus-scan#0"].outcome == f'"{token}"'
     assert (steps["wait:virus-scan#0"].kind, steps["wait:virus-scan#0"].waits_for) == (StepKind.EXTERNAL, token)
+
+
+def test_an_answer_that_comes_as_another_one_ends_the_job_is_told_of_that_one(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = rig.start(scan)
+    job = engine.submit(scan)
+    token = token_of(job)
+    read_heads = Reads.job_heads
+    looks: list[Any] = []
+
+    def beaten(reads: Reads, job_ids: Any) -> Any:
+        if threading.current_thread() is second:
+            looks.append(job_ids)
+        if len(looks) == 2 and not first.ident:  # it looked for the type first, and now looks whether the token is open
+            first.start()
+            first.join(20)
+            job.result(timeout_seconds=20)
+        return read_heads(reads, job_ids)
+
+    said: list[Delivery] = []
+    first = threading.Thread(target=lambda: said.append(engine.complete(token, Scan(clean=True))))
+    second = threading.Thread(target=lambda: said.append(rig.client().complete(token, Scan(clean=False))))
+    monkeypatch.setattr(Reads, "job_heads", beaten)
+    second.start()
+    second.join(40)
+    assert [(each.counted, each.state) for each in said] == [(True, "completed"), (False, "completed")]

@@ -70,7 +70,7 @@ class Outside(Session):
         return self._deliver(token, "open", lambda row, job: BeatTokenNow(job=ref_of(job), token=token, note=note))
 
     def _token(self, token: str) -> tuple[TokenRecord, JobRecord]:
-        with self.store.reading() as reads:
+        with self.store.reading(snapshot=True) as reads:  # else its job may have ended by the token meanwhile
             row = reads.token(token) if is_text(token) else None
             heads = [] if row is None else reads.job_heads([row.job_id])
         if row is None or not heads:
