@@ -28,10 +28,15 @@ def child(program: str) -> str:
     return done.stdout
 
 
+def modules_brought_by(statement: str) -> set[str]:
+    """Import in a fresh interpreter; return the modules it brought."""
+    names: list[str] = json.loads(child(BROUGHT.format(statement=statement)))
+    return set(names)
+
+
 def brought_by(statement: str) -> set[str]:
     """Import in a fresh interpreter; return the top-level modules it brought."""
-    names: list[str] = json.loads(child(BROUGHT.format(statement=statement)))
-    return {name.partition(".")[0] for name in names}
+    return {name.partition(".")[0] for name in modules_brought_by(statement)}
 
 
 def test_import_relight_brings_none_of_the_late_and_optional_modules() -> None:
@@ -47,3 +52,9 @@ def test_a_late_module_would_be_seen(module: str) -> None:
 
 def test_relight_imports_where_no_extra_is_installed() -> None:
     child(f"import sys\nsys.modules.update(dict.fromkeys({sorted(EXTRAS | NEVER)!r}))\nimport relight")
+
+
+def test_a_module_of_workflows_brings_neither_engine_nor_client() -> None:
+    late = {"relight.engine.facade", "relight.client.client", "relight.store.journal"}
+    assert modules_brought_by("from relight import step, workflow") & late == set()
+    assert late <= modules_brought_by("from relight import Client, Engine")

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import apsw
 import pytest
 from click.testing import CliRunner
 from tests.flow.kit import Rig, eventually, wait_for
@@ -19,7 +20,7 @@ from relight.client.core import Core
 from relight.errors import Conflict
 from relight.model import JobState
 from relight.recorder.verify import verify_store
-from relight.store.moving import Movable, copy_all
+from relight.store.moving import TABLES, Movable, copy_all
 from relight.store.open import store_at
 from relight.store.reads import EventFilter
 
@@ -175,6 +176,24 @@ def test_a_log_that_is_followed_is_whole_at_once(source: Rig, sort: str, tmp_pat
             later = reads.events(EventFilter(after=last, limit=0))
             assert [e.type for e in later] == ["writer_opened", "job_accepted"]
             assert [e.seq for e in later] == [last + 1, last + 2]
+
+
+@pytest.mark.parametrize("sort", ["sqlite", "postgresql"])
+def test_every_table_and_column_is_carried(tmp_path: Path, sort: str) -> None:
+    there: dict[str, list[str]] = {}
+    for name, other in (("one", sort), ("two", "postgresql" if sort == "sqlite" else "sqlite")):
+        store = store_at(address(other, tmp_path, name))
+        assert isinstance(store, Movable)
+        store.open(create=True)
+        with store.dump() as dump, store.fill() as fill:
+            for table in TABLES:
+                assert fill.columns(table) == dump.columns(table)
+                assert there.setdefault(table, dump.columns(table)) == dump.columns(table)
+        store.close()
+    if sort == "sqlite":
+        with apsw.Connection(str(tmp_path / "one.db")) as db:
+            names = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+        assert names == {*TABLES, "meta", "migrations"}
 
 
 @pytest.mark.parametrize("source", ["sqlite", "postgresql"], indirect=True)

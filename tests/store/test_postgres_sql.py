@@ -13,15 +13,18 @@ import pytest
 from tests.postgres import Server
 
 from relight.conformance.world import World
-from relight.core.chain import EventRow
-from relight.core.changes import OPS
+from relight.core.chain import START, EventRow
+from relight.core.changes import OPS, CancelJob, ExpectOrphan
 from relight.core.row import Row
+from relight.ids import EngineId
 from relight.store.migrate import load_migrations
 from relight.store.postgres import PostgresStore
+from relight.store.postgres.batch import statements_of
 from relight.store.postgres.connect import connect, split_address
 from relight.store.postgres.texts import apply_text, in_schema, queries, statements
 from relight.store.sqlite import SqliteStore
 from relight.store.statements import parse_statements, read_sql
+from relight.store.store import Batch
 
 OURS, THEIRS = "relight.store.postgres", "relight.store.sqlite"
 APPLY = parse_statements(apply_text())
@@ -313,3 +316,9 @@ def test_a_batch_looks_its_rows_up_and_walks_no_table(db: psycopg.Connection[Any
 def test_another_schema_s_name_is_quoted_wherever_it_stands() -> None:
     assert in_schema("SELECT relight.f(x) FROM relight.jobs", 'a"b') == 'SELECT "a""b".f(x) FROM "a""b".jobs'
     assert all(b" relight." not in text for text in [*queries("other").values(), *statements("other").values()])
+
+
+def test_who_ends_an_orphan_holds_its_parent() -> None:
+    rows = {ExpectOrphan.op: '[["01-child"]]', CancelJob.op: '[["01-child","cancelled","parent_ended",null,1]]'}
+    said = dict(statements_of(Batch(EngineId("w"), 1, START, rows, ()), 1))
+    assert "01-child" in str(said["lock_jobs"]["ending"]), "else a retry of the parent passes between look and commit"

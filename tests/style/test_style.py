@@ -151,9 +151,9 @@ class TestPurity:
 
 
 class TestSleeps:
-    @pytest.mark.parametrize(
-        "text", ["time.sleep(1)", "await_(asyncio.sleep(0.1))", "time.sleep(n)"]
-    )  # sleep-ok: text to be found
+    FOUND = ("time.sleep(1)", "await_(asyncio.sleep(0.1))", "time.sleep(n)")  # sleep-ok: text to be found
+
+    @pytest.mark.parametrize("text", FOUND)
     def test_one_is_found(self, text: str) -> None:
         assert len(list(offenders.sleeps(planted(text)))) == 1
 

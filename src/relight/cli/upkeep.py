@@ -70,6 +70,12 @@ class _Upgradable(Store, Protocol):
     def upgrade(self) -> list[Migration]: ...
 
 
+def _may_live(store: Store, engine_id: str, nonce: str) -> bool:
+    """Tell whether an engine holds its lock, or has none here because it may be on another host."""
+    lock = probe(state_dir_for(store.place), engine_id, nonce)
+    return lock.locked or (store.capabilities.time_is_proof and not lock.found)
+
+
 @click.group()
 def db() -> None:
     """Look after a store: its schema, and where it lives."""
@@ -86,8 +92,7 @@ def upgrade(by: str | None, store: str | None) -> None:
     target = store_at(resolve({"store": store}).store)
     assert isinstance(target, _Upgradable)
     for engine_id, name, nonce, pid in target.engines_marked_live():
-        lock = probe(state_dir_for(target.place), engine_id, nonce)
-        if lock.locked or (target.capabilities.time_is_proof and not lock.found):
+        if _may_live(target, engine_id, nonce):
             raise Conflict(
                 f"engine {name} {short(engine_id)} is live on {target.place} (process {pid}). Stop every engine on it, then "
                 "upgrade",
@@ -148,9 +153,8 @@ def _refuse_unsettled(store: Store) -> None:
     with store.reading() as reads:
         unsettled = [e for e in reads.engines(limit=0) if e.state in (EngineState.LIVE, EngineState.SILENT)]
     for engine in unsettled:
-        lock = probe(state_dir_for(store.place), engine.engine_id, engine.nonce)
         named = f"engine {engine.name} {short(engine.engine_id)} (process {engine.pid})"
-        if lock.locked or (store.capabilities.time_is_proof and not lock.found):
+        if _may_live(store, engine.engine_id, engine.nonce):
             raise Conflict(
                 f"{named} is live on {store.place}. Stop every engine on it, then copy. Nothing was copied",
                 engine_id=engine.engine_id,

@@ -9,20 +9,17 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any
 
-import msgspec
-
 from relight.authoring.workflows import SubmitOptions
 from relight.client.core import Core
-from relight.core.chain import START, link
+from relight.core.chain import START
 from relight.core.commands import Command
 from relight.core.commands.engines import CloseWriterNow
 from relight.core.commands.jobs import NoteDuplicate, SubmitJob
 from relight.core.commands.steering import ref_of
-from relight.core.events import Draft
-from relight.core.row import Row
 from relight.ids import EngineId
 from relight.model import JobRecord
 from relight.store.store import Batch, Refused
+from relight.store.tickets import Ticket, batch_of
 
 Submitted = tuple[str, str, bool]
 """A job's id, its kind, and whether it is new."""
@@ -65,13 +62,5 @@ def _batch(core: Core, command: Command) -> Batch:
     """Return a whole writer's life around one command."""
     now_ms = core.clock.now_ms()
     writer = EngineId(core.ids.uuid7(now_ms))
-    rows: dict[str, list[Row]] = {}
-    drafts: list[Draft] = []
-    for each in (core.opening(writer, heads=()), command, CloseWriterNow(engine_id=writer)):
-        changes = each.changes(now_ms, core.ids)
-        for row in changes.rows:
-            rows.setdefault(row.op, []).append(row)
-        drafts += changes.events
-    events, head = link(START, drafts, writer_id=writer, engine_id=writer)
-    texts = {op: msgspec.json.encode(some).decode() for op, some in rows.items()}
-    return Batch(writer, 1, head, texts, events)
+    life = (core.opening(writer, heads=()), command, CloseWriterNow(engine_id=writer))
+    return batch_of(writer, 1, START, [Ticket(each, each.changes(now_ms, core.ids), 0, None) for each in life])

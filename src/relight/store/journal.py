@@ -40,15 +40,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from relight.clock import Clock
-from relight.core.chain import Head, link
+from relight.core.chain import START
 from relight.core.changes import CloseWriter, OpenWriter
 from relight.core.commands import Command
-from relight.core.events import Draft
 from relight.errors import Fenced, Overloaded, RelightError, StorageCorrupt, StorageUnavailable
 from relight.ids import EngineId, Ids
 from relight.model import EngineState
 from relight.store.store import Batch, Refused, Store
-from relight.store.tickets import Latch, Ticket, Touched, Waker
+from relight.store.tickets import Latch, Ticket, Touched, Waker, batch_of
 
 MAX_COMMANDS = 1_000
 MAX_BYTES = 4 << 20
@@ -56,8 +55,6 @@ LINGER_MS = 20
 CAPACITY = 50_000
 """Commands that may wait; beyond it new ones get ``Overloaded``."""
 BACKOFF_MS = (20, 50, 100, 250, 500, 1000, 2000)
-
-GENESIS = Head(0, "0" * 64)
 
 
 class _Open(NamedTuple):
@@ -101,7 +98,7 @@ class Journal:
         self._queue: deque[Ticket] = deque()
         self._ready = threading.Condition()
         self._seq = 0
-        self._head = GENESIS
+        self._head = START
         self._open: _Open | None = None
         self._degraded_since: int | None = None
         self._trouble: RelightError | None = None
@@ -264,21 +261,10 @@ class Journal:
                 self._queue.appendleft(ticket)
                 self._urgent += 1
 
-    def _build(self, part: list[Ticket]) -> Batch:
-        rows: dict[str, list[bytes]] = {}
-        drafts: list[Draft] = []
-        for ticket in part:
-            for row, text in zip(ticket.rows, ticket.texts, strict=True):
-                rows.setdefault(row.op, []).append(text)
-            drafts += ticket.events
-        events, head = link(self._head, drafts, writer_id=self.engine_id, engine_id=self.engine_id)
-        texts = {op: (b"[" + b",".join(some) + b"]").decode() for op, some in rows.items()}
-        return Batch(self.engine_id, self._seq + 1, head, texts, events)
-
     def _apply(self, parts: list[list[Ticket]]) -> None:
         while parts:
             part = parts.pop(0)
-            batch = self._build(part)
+            batch = batch_of(self.engine_id, self._seq + 1, self._head, part)
             try:
                 self._store.apply(batch)
             except Refused as refused:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
+from relight.core.chain import Head, link
 from relight.core.changes import (
     BeginStep,
     CancelJob,
@@ -22,6 +23,9 @@ from relight.core.changes import (
     UpdateStep,
 )
 from relight.core.commands import Command
+from relight.core.events import Draft
+from relight.ids import EngineId
+from relight.store.store import Batch
 
 MOVES = frozenset({EndJob, PutAway, MoveJob, StallRun, CancelJob, CloseDecision, Quarantine, ReleaseHold})
 """Rows that may move their job from one state to another, or decide where the next one moves it."""
@@ -120,3 +124,16 @@ class Latch:
     def wait(self, timeout_seconds: float | None) -> bool:
         """Wait until all are done; tell whether they are."""
         return self._lock.acquire(timeout=-1 if timeout_seconds is None else timeout_seconds)
+
+
+def batch_of(writer_id: EngineId, seq: int, head: Head, tickets: Sequence[Ticket]) -> Batch:
+    """Return the batch that a writer at ``head`` makes of some commands: their rows by operation, their events linked."""
+    rows: dict[str, list[bytes]] = {}
+    drafts: list[Draft] = []
+    for ticket in tickets:
+        for row, text in zip(ticket.rows, ticket.texts, strict=True):
+            rows.setdefault(row.op, []).append(text)
+        drafts += ticket.events
+    events, new_head = link(head, drafts, writer_id=writer_id, engine_id=writer_id)
+    texts = {op: (b"[" + b",".join(some) + b"]").decode() for op, some in rows.items()}
+    return Batch(writer_id, seq, new_head, texts, events)

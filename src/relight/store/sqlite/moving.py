@@ -24,28 +24,24 @@ class Tables:
         """Return the names of a table's columns, in order."""
         return [name for (name,) in self._db.execute("SELECT name FROM pragma_table_info(?)", (table,))]
 
-    def dumped(self, table: str, columns: Sequence[str]) -> Iterator[Sequence[Any]]:
-        """Yield all rows of a table."""
-        with translated(self._path, reading=True):
-            yield from self._db.execute(f"SELECT {', '.join(columns)} FROM {table}")  # noqa: S608 - names of ours
-
-    def filled(self, table: str, columns: Sequence[str], rows: Rows) -> None:
-        """Write rows into a table."""
-        places = ", ".join("?" * len(columns))
-        with translated(self._path, reading=False):
-            self._db.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})", rows)  # noqa: S608 - names of ours
-
 
 class SqliteDump(Tables):
     """See ``moving.Dump``."""
 
-    rows = Tables.dumped
+    def rows(self, table: str, columns: Sequence[str]) -> Iterator[Sequence[Any]]:
+        """Yield all rows of a table."""
+        with translated(self._path, reading=True):
+            yield from self._db.execute(f"SELECT {', '.join(columns)} FROM {table}")  # noqa: S608 - names of ours
 
 
 class SqliteFill(Tables):
     """See ``moving.Fill``."""
 
-    rows = Tables.filled
+    def rows(self, table: str, columns: Sequence[str], rows: Rows) -> None:
+        """Write rows into a table."""
+        places = ", ".join("?" * len(columns))
+        with translated(self._path, reading=False):
+            self._db.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})", rows)  # noqa: S608 - names of ours
 
 
 @contextmanager
